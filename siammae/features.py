@@ -1,0 +1,175 @@
+"""Frames to features: resize, normalise, run an encoder in batches; what propagation needs of any backbone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from siammae.config import IMAGENET_MEAN, IMAGENET_STD
+from siammae.frames import VideoSource, read_frames, resize_frame
+
+Rounding = Literal["nearest", "floor", "ceil"]
+Interpolation = Literal["area", "bilinear"]
+_ROUND: dict[str, Callable[[float], int]] = {"nearest": round, "floor": math.floor, "ceil": math.ceil}
+
+
+class FeatureExtractor(Protocol):
+    """What propagation needs of a backbone. SiamMAE and PixelExtractor have it; so can any class of yours."""
+
+    patch_size: int
+
+    def extract(
+        self, frames: VideoSource, *, batch_size: int = 8, pixel_std: tuple[float, float, float] | None = None
+    ) -> Tensor:
+        """Return patch features.
+
+        Args:
+            frames: whose sides are multiples of ``patch_size``.
+            batch_size: frames encoded at once.
+            pixel_std: overrides the divisor of normalised pixels; only presets that fix it pass one.
+
+        Returns:
+            ``(T, C, H // patch_size, W // patch_size)``, float, on the extractor's device.
+        """
+        ...
+
+
+def input_size(
+    frame_size: tuple[int, int],
+    *,
+    patch_size: int,
+    resize: int | tuple[int, int] | None = None,
+    multiple: int | None = None,
+    rounding: Rounding = "nearest",
+) -> tuple[int, int]:
+    """Choose the size at which a frame enters the network; the aspect is kept as far as whole patches allow.
+
+    Args:
+        frame_size: ``(H, W)`` in pixels.
+        patch_size: every side becomes a multiple of this.
+        resize: None = the frame's own size; an int = that short side, the long side in proportion; ``(H, W)`` = exactly.
+        multiple: with a short side given, the long side becomes a multiple of this; None = ``patch_size``.
+        rounding: how a side gets to its multiple.
+
+    Returns:
+        ``(H, W)``, multiples of ``patch_size``.
+
+    Raises:
+        ValueError: the frame is smaller than a patch, or an exact size is no multiple of it.
+    """
+    if isinstance(resize, tuple):
+        if any(side % patch_size or side < patch_size for side in resize):
+            raise ValueError(f"resize is {resize}: both sides must be multiples of the patch size {patch_size}.")
+        return resize
+    if resize is None:
+        resize = min(frame_size)
+        short = _to_multiple(resize, patch_size, rounding)
+    else:
+        short = _to_multiple(resize, patch_size, "nearest")
+    if min(frame_size) < 1 or short < patch_size:
+        raise ValueError(
+            f"the frame is {frame_size} and would enter the network with a short side of {resize} pixels: "
+            f"at least one patch of {patch_size} is needed. Pass resize=... to enlarge it."
+        )
+    long_side = max(_to_multiple(resize * max(frame_size) / min(frame_size), multiple or patch_size, rounding), short)
+    return (short, long_side) if frame_size[0] <= frame_size[1] else (long_side, short)
+
+
+def _to_multiple(side: float, multiple: int, rounding: Rounding) -> int:
+    return _ROUND[rounding](side / multiple) * multiple
+
+
+def to_batch(frames: list[NDArray[np.uint8]], device: torch.device) -> Tensor:
+    """Stack frames ``(H, W, 3)`` uint8 into ``(B, 3, H, W)`` uint8 on a device."""
+    return torch.from_numpy(np.stack(frames)).to(device).permute(0, 3, 1, 2)
+
+
+def normalize(
+    images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float], dtype: torch.dtype
+) -> Tensor:
+    """Bring RGB images ``(B, 3, H, W)``, uint8 or float in [0, 1], to zero mean and unit deviation per channel."""
+    x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    shape = (1, 3, 1, 1)
+    return ((x - x.new_tensor(mean).view(shape)) / x.new_tensor(std).view(shape)).to(dtype)
+
+
+def extract_features(
+    frames: VideoSource,
+    encode: Callable[[Tensor], Tensor],
+    *,
+    patch_size: int,
+    device: torch.device,
+    resize: int | tuple[int, int] | None = None,
+    interpolation: Interpolation = "area",
+    batch_size: int = 8,
+) -> Tensor:
+    """Read, resize and encode a video batch by batch.
+
+    Args:
+        frames: any video source.
+        encode: turns ``(B, 3, H, W)`` uint8 on ``device`` into ``(B, C, h, w)``.
+        patch_size: of the encoder.
+        device: where the encoder lives.
+        resize: see :func:`input_size`.
+        interpolation: see :func:`siammae.frames.resize_frame`.
+        batch_size: frames encoded at once, at least 1.
+
+    Returns:
+        ``(T, C, h, w)``.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1, or a frame is refused.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: it must be at least 1.")
+
+    def resized() -> Iterator[NDArray[np.uint8]]:
+        for frame in read_frames(frames):
+            size = input_size((frame.shape[0], frame.shape[1]), patch_size=patch_size, resize=resize)
+            yield resize_frame(frame, size, interpolation=interpolation)
+
+    stream, parts = resized(), []
+    while batch := list(islice(stream, batch_size)):
+        parts.append(encode(to_batch(batch, device)))
+    return torch.cat(parts)
+
+
+class PixelExtractor:
+    """Plain RGB patches as features: the baseline that any trained network must beat.
+
+    Args:
+        patch_size: pixels on a side.
+        device: where the features are made.
+    """
+
+    def __init__(self, patch_size: int = 8, *, device: torch.device | str = "cpu") -> None:
+        if patch_size < 1:
+            raise ValueError(f"patch_size is {patch_size}: it must be at least 1.")
+        self.patch_size = patch_size
+        self.device = torch.device(device)
+
+    def extract(
+        self,
+        frames: VideoSource,
+        *,
+        resize: int | tuple[int, int] | None = None,
+        batch_size: int = 8,
+        pixel_std: tuple[float, float, float] | None = None,
+    ) -> Tensor:
+        """Return every patch's normalised pixels: ``(T, 3 * patch_size**2, h, w)`` float32."""
+
+        def encode(images: Tensor) -> Tensor:
+            pixels = normalize(images, IMAGENET_MEAN, pixel_std or IMAGENET_STD, torch.float32)
+            return F.pixel_unshuffle(pixels, self.patch_size)
+
+        return extract_features(
+            frames, encode, patch_size=self.patch_size, device=self.device, resize=resize, batch_size=batch_size
+        )

@@ -1,0 +1,145 @@
+"""A whole video: any source becomes an iterator of RGB frames."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from siammae.frames.files import PathLike, decode_video, image_files, open_video, read_image, video_header
+from siammae.frames.rgb import FrameSource, check_layout, check_unit_range, to_rgb
+
+VideoSource: TypeAlias = PathLike | NDArray[np.uint8] | Tensor | Iterable[FrameSource]
+
+
+def read_frames(
+    video: VideoSource, *, start: int = 0, stop: int | None = None, step: int = 1
+) -> Iterator[NDArray[np.uint8]]:
+    """Read a video frame by frame.
+
+    A declared frame count is not trusted: AVI files count dropped frames (slots without data), which no decoder
+    returns. A file that ends with fewer frames than declared is still whole when its last frame fills the last slot
+    (time x rate), and otherwise broken if its container's own sizes (RIFF chunk, MP4 box, Matroska segment) run past
+    the end of the file, or if more than 16 packets after the last frame do not decode. A hole in the middle of a file
+    is left to the decoder.
+
+    Args:
+        video: a video file; a folder of images in natural order (``img2`` before ``img10``, hidden files ignored); one
+            image file; uint8 NumPy frames ``(T, H, W, 3)``; torch frames ``(T, 3, H, W)``, uint8 or float in [0, 1];
+            or a list or iterator of single frames as in :func:`to_rgb`, read lazily and once.
+        start: first frame, from 0. Files are decoded from their beginning: seeking is not exact in every container.
+        stop: frame to stop before; None reads to the end.
+        step: distance of the frames returned, at least 1.
+
+    Returns:
+        An iterator of RGB uint8 frames ``(H, W, 3)``, rotated upright; frames of an array share its memory.
+
+    Raises:
+        ValueError: an option, a layout, a dtype or a value range is wrong, there are no frames, ``start`` lies past
+            the end, or the frame size changes.
+        TypeError: ``video`` is none of the above.
+        FileNotFoundError: there is nothing at the path.
+        VideoReadError: a file does not decode or breaks off; ``frame_index`` is the first frame that is missing.
+    """
+    for name, got, least in (("start", start, 0), ("stop", stop, start), ("step", step, 1)):
+        if got is not None and got < least:
+            raise ValueError(f"{name} is {got}: it must be at least {least}.")
+    picks = range(start, sys.maxsize if stop is None else stop, step)
+    return _checked(_open(video, picks), picks)
+
+
+def count_frames(video: VideoSource) -> int | None:
+    """Count the frames without reading any, for a progress bar.
+
+    Args:
+        video: as in :func:`read_frames`.
+
+    Returns:
+        The exact number for arrays, lists and folders; what the header says for a video file, which may be more than
+        it has; None for iterators and where the header says nothing.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        VideoReadError: the file cannot be opened as a video.
+    """
+    if not isinstance(video, str | os.PathLike):
+        return len(video) if isinstance(video, np.ndarray | Tensor | Sequence) else None
+    images = image_files(Path(video))
+    return int(video_header(Path(video), "CAP_PROP_FRAME_COUNT")) or None if images is None else len(images)
+
+
+def frame_rate(video: VideoSource) -> float | None:
+    """Return the frames per second of a video file, None for everything else.
+
+    Args:
+        video: as in :func:`read_frames`.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        VideoReadError: the file cannot be opened as a video.
+    """
+    if not isinstance(video, str | os.PathLike) or image_files(Path(video)) is not None:
+        return None
+    return video_header(Path(video), "CAP_PROP_FPS") or None
+
+
+def _open(video: VideoSource, picks: range) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Check the source now; return its numbered frames, read later."""
+    if isinstance(video, str | os.PathLike):
+        path = Path(video)
+        images = image_files(path)
+        if images is None:
+            return decode_video(open_video(path), path, picks)
+        return ((index, read_image(images[index], index)) for index in _within(picks, len(images)))
+    if isinstance(video, np.ndarray | Tensor):
+        return _from_array(video, picks)
+    if isinstance(video, Sequence):
+        return ((index, to_rgb(video[index], index=index)) for index in _within(picks, len(video)))
+    if isinstance(video, Iterable):
+        return _pull(iter(video), picks)
+    raise TypeError(f"video is a {type(video).__name__}: it must be a path, an array, a tensor or frames in a list.")
+
+
+def _from_array(video: NDArray[np.uint8] | Tensor, picks: range) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    check_layout(video, "frames", "(T, 3, H, W)" if isinstance(video, Tensor) else "(T, H, W, 3)")
+    picks = _within(picks, len(video))
+    if isinstance(video, Tensor):
+        check_unit_range(video, "frames")
+    return ((index, to_rgb(video[index], index=index)) for index in picks)
+
+
+def _within(picks: range, count: int) -> range:
+    if count == 0 or (picks and picks.start >= count):
+        raise ValueError(f"start is {picks.start} but the video has {count} frames: there is nothing to read.")
+    return range(picks.start, min(picks.stop, count), picks.step)
+
+
+def _pull(frames: Iterator[FrameSource], picks: range) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Take frames one by one and none after the last pick."""
+    taken = 0
+    for index in picks:
+        for frame in frames:
+            taken += 1
+            if taken > index:
+                yield index, to_rgb(frame, index=index)
+                break
+        else:
+            return
+
+
+def _checked(frames: Iterator[tuple[int, NDArray[np.uint8]]], picks: range) -> Iterator[NDArray[np.uint8]]:
+    """Refuse a change of size, and a source that ends before the first pick."""
+    size: tuple[int, ...] = ()
+    for index, frame in frames:
+        size = size or frame.shape[:2]
+        if frame.shape[:2] != size:
+            raise ValueError(f"frame {index} is {frame.shape[:2]} but the first was {size}. Resize them to one size.")
+        yield frame
+    if picks and not size:
+        raise ValueError(f"start is {picks.start} but the video ends before it: there is nothing to read.")

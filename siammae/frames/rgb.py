@@ -1,0 +1,118 @@
+"""One frame: to RGB uint8 ``(H, W, 3)``, and to another size."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+FrameSource: TypeAlias = NDArray[np.uint8] | Tensor | Image.Image
+
+
+def to_rgb(frame: FrameSource, *, index: int = 0) -> NDArray[np.uint8]:
+    """Convert one frame to RGB.
+
+    Args:
+        frame: uint8 NumPy ``(H, W, 3)``; torch ``(3, H, W)``, uint8 or float in [0, 1], on any device; or a PIL image
+            of any mode with a fixed range: grey is repeated, alpha dropped, 16 bits scaled to 8.
+        index: the frame's number, for messages.
+
+    Returns:
+        Contiguous RGB uint8 ``(H, W, 3)``; shares memory with ``frame`` where nothing had to be converted.
+
+    Raises:
+        ValueError: shape, dtype or value range is wrong.
+        TypeError: ``frame`` is none of the above.
+    """
+    if isinstance(frame, np.ndarray):
+        check_layout(frame, f"frame {index}", "(H, W, 3)")
+        return np.ascontiguousarray(frame)
+    if isinstance(frame, Tensor):
+        check_layout(frame, f"frame {index}", "(3, H, W)")
+        check_unit_range(frame, f"frame {index}")
+        scaled = frame.detach().float().mul(255).round() if frame.is_floating_point() else frame
+        return np.ascontiguousarray(scaled.to("cpu", torch.uint8).permute(1, 2, 0).numpy())  # (H, W, 3)
+    if isinstance(frame, Image.Image):
+        return _pil_to_rgb(frame, index)
+    raise TypeError(f"frame {index} is a {type(frame).__name__}: it must be a NumPy array, a torch tensor or PIL.")
+
+
+def resize_frame(
+    frame: NDArray[np.uint8], size: tuple[int, int], *, interpolation: Literal["area", "bilinear"]
+) -> NDArray[np.uint8]:
+    """Resize one frame.
+
+    Args:
+        frame: RGB uint8 ``(H, W, 3)``.
+        size: new ``(H, W)``, each at least 1.
+        interpolation: ``"bilinear"`` samples, as OpenCV's default and the public evaluators do; ``"area"`` averages
+            along a side that shrinks and is bilinear along one that grows.
+
+    Returns:
+        RGB uint8 of the new size; ``frame`` itself where it has that size already.
+
+    Raises:
+        ValueError: the frame, the size or the interpolation is wrong.
+    """
+    check_layout(frame, "frame", "(H, W, 3)")
+    if interpolation not in ("area", "bilinear"):
+        raise ValueError(f"interpolation is {interpolation!r}: it must be 'area' or 'bilinear'.")
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"size is {size}: it must be (H, W), each at least 1.")
+    if interpolation == "area":
+        frame = _scale(frame, (min(size[0], frame.shape[0]), min(size[1], frame.shape[1])), averaged=True)
+    return _scale(frame, size, averaged=False)
+
+
+def _scale(frame: NDArray[np.uint8], size: tuple[int, int], *, averaged: bool) -> NDArray[np.uint8]:
+    if frame.shape[:2] == size:
+        return frame
+    import cv2
+
+    rule = cv2.INTER_AREA if averaged else cv2.INTER_LINEAR
+    return cv2.resize(frame, (size[1], size[0]), interpolation=rule).astype(np.uint8, copy=False)
+
+
+def check_layout(frames: NDArray[np.uint8] | Tensor, name: str, wanted: str) -> None:
+    channels_first = isinstance(frames, Tensor)
+    dtypes = "uint8 or float" if channels_first else "uint8"
+    got = f"{name} must be {wanted} {dtypes} RGB, got {tuple(frames.shape)} {frames.dtype}."
+    if frames.ndim != wanted.count(",") + 1:
+        raise ValueError(f"{got} A video has one axis more than a frame: wrap a single frame in a list.")
+    channels, swapped = (-3, -1) if channels_first else (-1, -3)
+    if frames.shape[channels] != 3:
+        hint = "Drop or repeat channels until they are three."
+        if frames.shape[swapped] == 3 and channels_first:
+            hint = "torch video is channels-first; pass tensor.numpy() for channels-last."
+        elif frames.shape[swapped] == 3:
+            hint = "NumPy video is channels-last; pass torch.from_numpy(...) for channels-first."
+        raise ValueError(f"{got} {hint}")
+    if 0 in frames.shape:
+        raise ValueError(f"{got} It has no pixels.")
+    floating = isinstance(frames, Tensor) and frames.is_floating_point()
+    if frames.dtype not in (torch.uint8, np.uint8) and not floating:
+        raise ValueError(f"{got} Scale it to 0 to 255 and convert it to uint8.")
+
+
+def check_unit_range(frames: Tensor, name: str) -> None:
+    if frames.is_floating_point():
+        low, high = (float(end) for end in frames.detach().aminmax())
+        if not (low >= 0 and high <= 1):  # NaN fails as well
+            raise ValueError(f"{name} has values in [{low:g}, {high:g}]: floats must lie in [0, 1]. Divide or clamp.")
+
+
+def _pil_to_rgb(image: Image.Image, index: int) -> NDArray[np.uint8]:
+    if image.mode == "F":
+        raise ValueError(f"frame {index} is a PIL image of mode F: floats have no fixed range. Convert it to RGB.")
+    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip at 255
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError(f"frame {index} has values in [{grey.min()}, {grey.max()}]: 16 bits hold 0 to 65535.")
+        return np.repeat((grey[..., None] + 128) // 257, 3, axis=-1).astype(np.uint8)
+    if "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns when a palette's transparency is dropped in one step
+    return np.array(image.convert("RGB"))

@@ -1,0 +1,260 @@
+"""SiamMAE: the network, its weights, its features."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from siammae import hub
+from siammae.config import ModelConfig, PropagationConfig
+from siammae.errors import CheckpointError
+from siammae.features import extract_features, normalize
+from siammae.frames import PathLike, VideoSource
+from siammae.hub import DEFAULT_WEIGHTS
+from siammae.loss import masked_patch_loss, patchify
+from siammae.masking import hidden_mask, random_kept
+from siammae.vit import Decoder, Encoder
+
+
+class PretrainOutput(NamedTuple):
+    """What one training step needs and one figure shows."""
+
+    loss: Tensor  # ()
+    prediction: Tensor  # (B, N, P*P*3)
+    mask: Tensor  # (B, N) bool, True = hidden
+
+
+class SiamMAE(nn.Module):
+    """Siamese masked autoencoder: a ViT encoder, and a decoder that predicts a future frame from a past one.
+
+    Attributes:
+        config: the network's shape.
+        propagation: recommended label propagation for these weights, or None.
+        name: where the weights came from; ``"random"`` for a fresh network.
+        patch_size: pixels on a side of a patch.
+
+    Args:
+        config: the network's shape; None = ViT-S/16.
+        propagation: recommended label propagation.
+    """
+
+    def __init__(self, config: ModelConfig | None = None, *, propagation: PropagationConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or ModelConfig()
+        self.propagation = propagation
+        self.name = "random"
+        self.patch_size = self.config.patch_size
+        self.encoder = Encoder(self.config)
+        self.decoder = Decoder(self.config)
+        # A jointly encoding network must know which frame a token is from; alone, a frame counts as the past one.
+        joint = self.config.encoder == "joint"
+        self.frame_embed = nn.Parameter(torch.zeros(2, 1, self.config.embed_dim)) if joint else None
+        if self.frame_embed is not None:
+            nn.init.normal_(self.frame_embed, std=0.02)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder.cls_token.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights, in which features come."""
+        return self.encoder.cls_token.dtype
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: PathLike = DEFAULT_WEIGHTS,
+        *,
+        revision: str | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        cache_dir: PathLike | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Load weights, in eval mode.
+
+        Args:
+            name: a bundled name, a folder, or ``owner/name`` on the Hugging Face Hub.
+            revision: branch, tag or commit on the Hub.
+            device: where the weights go.
+            dtype: float32, bfloat16 or float16.
+            cache_dir: where downloads are kept; None = the Hub client's own cache.
+            token: for private repositories.
+            local_files_only: use the cache, never the network.
+
+        Raises:
+            ValueError: the name is none of these.
+            FileNotFoundError: a folder was named that does not exist.
+            CheckpointError: files are missing or damaged, or weights and config do not fit exactly.
+        """
+        folder = hub.find_checkpoint(
+            name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+        )
+        stored = hub.read_config(folder)
+        try:
+            config = ModelConfig.from_dict(stored["model"])
+            recommended = stored.get("propagation")
+            propagation = PropagationConfig.from_dict(recommended) if recommended else None
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{folder / hub.CONFIG_FILE}: {error}") from error
+        model = cls(config, propagation=propagation)
+        hub.load_strictly(model, hub.read_weights(folder), source=str(folder / hub.WEIGHTS_FILE))
+        model._check_position(str(folder))
+        model.name = str(name)
+        return model.to(device=device, dtype=dtype).eval()
+
+    def _check_position(self, source: str) -> None:
+        """Refuse a position table that is not the one recomputed at other sizes: it would be wrong silently."""
+        expected = Encoder(self.config).pos_embed if self.config.position == "sincos" else None
+        if expected is None:
+            return
+        if (worst := (self.encoder.pos_embed - expected).abs().max().item()) > 2e-3:  # half precision stores to 5e-4
+            raise CheckpointError(
+                f"{source}: pos_embed differs from the sine-cosine table by up to {worst:.3g}. "
+                'Set position to "learned" in config.json.'
+            )
+
+    @torch.inference_mode()
+    def extract(
+        self,
+        frames: VideoSource,
+        *,
+        resize: int | tuple[int, int] | None = None,
+        layer: int = -1,
+        norm: bool = True,
+        batch_size: int = 8,
+        pixel_std: tuple[float, float, float] | None = None,
+    ) -> Tensor:
+        """Return dense features; nothing is ever masked.
+
+        Args:
+            frames: a path, folder, array, tensor or iterable of RGB frames of one size.
+            resize: None = the frame's size, each side rounded to whole patches; an int = that short side, aspect
+                kept to whole patches; ``(H, W)`` = exactly that, multiples of ``patch_size``.
+            layer: the block whose output is returned, as a Python index; later blocks are not computed.
+            norm: apply the final layer norm.
+            batch_size: frames encoded at once.
+            pixel_std: overrides the divisor of normalised pixels.
+
+        Returns:
+            ``(T, C, h, w)`` on the model's device, in its dtype; CLS is dropped.
+
+        Raises:
+            ValueError: frames or options are refused.
+            VideoReadError: the video cannot be decoded.
+        """
+        self.encoder.check_layer(layer)
+        return extract_features(
+            frames,
+            lambda images: self._encode(images, layer, norm, pixel_std or self.config.pixel_std),
+            patch_size=self.patch_size,
+            device=self.device,
+            resize=resize,
+            batch_size=batch_size,
+        )
+
+    def _encode(self, images: Tensor, layer: int, norm: bool, std: tuple[float, float, float]) -> Tensor:
+        tokens = self.encoder.embed(normalize(images, self.config.pixel_mean, std, self.dtype))
+        if self.frame_embed is not None:
+            tokens = tokens + self.frame_embed[0]
+        features = self.encoder(tokens, layer=layer, norm=norm)[:, 1:]  # (B, h*w, C)
+        h, w = (side // self.patch_size for side in images.shape[-2:])
+        return features.transpose(1, 2).reshape(len(images), -1, h, w)  # type: ignore[no-any-return]
+
+    def forward(
+        self, past: Tensor, future: Tensor, *, mask_ratio: float = 0.95, generator: torch.Generator | None = None
+    ) -> PretrainOutput:
+        """Predict the hidden patches of ``future`` from ``past``.
+
+        Args:
+            past: ``(B, 3, H, W)``, RGB uint8 or float in [0, 1], sides multiples of ``patch_size``.
+            future: the same shape.
+            mask_ratio: part of the future frame's patches that is hidden.
+            generator: source of the mask, on the CPU; None = torch's global one.
+
+        Returns:
+            The loss, the predicted patches (normalised as the loss sees them) and the mask.
+
+        Raises:
+            ValueError: shapes differ or do not divide into patches.
+        """
+        grid = self._check_pair(past, future)
+        mean, std = self.config.pixel_mean, self.config.pixel_std
+        past, future = (normalize(frame, mean, std, self.dtype) for frame in (past, future))
+        patches = grid[0] * grid[1]
+        kept = random_kept(len(past), patches, mask_ratio, generator=generator, device=self.device)
+        future_tokens = self.encoder.embed(future)
+        places = kept[:, :, None].expand(-1, -1, future_tokens.shape[2])
+        past_latent, future_latent = self._encode_pair(self.encoder.embed(past), future_tokens.gather(1, places))
+        prediction = self.decoder(past_latent, future_latent, kept, grid)
+        mask = hidden_mask(kept, patches)
+        target = patchify(future, self.patch_size)
+        loss = masked_patch_loss(prediction, target, mask, norm_pix=self.config.norm_pix_loss)
+        return PretrainOutput(loss, prediction, mask)
+
+    def _check_pair(self, past: Tensor, future: Tensor) -> tuple[int, int]:
+        p = self.patch_size
+        shape = tuple(past.shape)
+        if past.shape != future.shape or past.ndim != 4 or past.shape[1] != 3 or past.shape[2] % p or past.shape[3] % p:
+            raise ValueError(
+                f"past is {shape} and future {tuple(future.shape)}: both must be (B, 3, H, W) of one shape with H and "
+                f"W multiples of the patch size {p}. Crop or resize the frames."
+            )
+        return shape[2] // p, shape[3] // p
+
+    def _encode_pair(self, past: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode tokens ``(B, N, C)`` and ``(B, n, C)``; each comes back with a CLS token in front."""
+        if self.frame_embed is None:
+            return self.encoder(past), self.encoder(visible)
+        both = self.encoder(torch.cat([past + self.frame_embed[0], visible + self.frame_embed[1]], dim=1))
+        cut = 1 + past.shape[1]
+        return both[:, :cut], torch.cat([both[:, :1], both[:, cut:]], dim=1)
+
+    def save_pretrained(self, folder: PathLike, *, dtype: torch.dtype | None = None, card: str | None = None) -> Path:
+        """Write ``config.json``, ``model.safetensors`` and a model card.
+
+        Args:
+            folder: made if missing; files of the same names are replaced.
+            dtype: stored type; None = the model's own. float16 halves the file.
+            card: the model card in Markdown; None = one that states the configuration.
+
+        Returns:
+            The folder, loadable by :meth:`from_pretrained`.
+        """
+        tensors = {name: tensor.to(dtype or tensor.dtype) for name, tensor in self.state_dict().items()}
+        config: dict[str, Any] = {"model": self.config.to_dict()}
+        if self.propagation is not None:
+            config["propagation"] = self.propagation.to_dict()
+        return hub.write_checkpoint(folder, config, tensors, self._card() if card is None else card)
+
+    def _card(self) -> str:
+        rows = "\n".join(f"| {name} | {value} |" for name, value in self.config.to_dict().items())
+        return (
+            "---\nlibrary_name: siammae\ntags: [video, self-supervised, label-propagation]\n---\n\n"
+            f"# SiamMAE checkpoint\n\nLoad it with `siammae.SiamMAE.from_pretrained(...)`.\n\n"
+            f"| field | value |\n| --- | --- |\n{rows}\n"
+        )
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | bool | None = None) -> str:
+        """Upload what :meth:`save_pretrained` writes.
+
+        Args:
+            repo_id: ``owner/name``; made if missing.
+            private: for a new repository.
+            token: None = the one you logged in with.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            CheckpointError: the Hub refuses or cannot be reached.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            return hub.upload(self.save_pretrained(temporary), repo_id, private=private, token=token)

@@ -1,0 +1,218 @@
+"""Two frames of a video, a random gap apart, cropped alike: what one training sample is."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from siammae.config import PretrainConfig
+from siammae.errors import VideoReadError
+from siammae.frames import PathLike, count_frames, read_frames, resize_frame
+
+logger = logging.getLogger(__name__)
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv")
+Box = tuple[int, int, int, int]  # top, left, height, width
+
+
+def find_videos(source: PathLike) -> list[Path]:
+    """List the videos of a folder, a list file or a single file.
+
+    Args:
+        source: a folder, searched with all its subfolders for video files; a ``.txt`` file with one path a line,
+            relative to that file and inside its folder; or one video.
+
+    Returns:
+        Paths in sorted order (folder) or as listed.
+
+    Raises:
+        FileNotFoundError: the source or a listed file does not exist.
+        ValueError: there is no video in it, or a listed path leaves the list's folder.
+    """
+    root = Path(source)
+    if not root.exists():
+        raise FileNotFoundError(f"no file or folder {root}: pass a folder of videos, a .txt list or a video.")
+    if root.is_dir():
+        videos = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    else:
+        videos = _read_list(root) if root.suffix == ".txt" else [root]
+    if not videos:
+        raise ValueError(f"{root} holds no video: known are {', '.join(VIDEO_SUFFIXES)}.")
+    return videos
+
+
+def _read_list(file: Path) -> list[Path]:
+    folder = file.parent.resolve()
+    videos = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not (name := line.strip()) or name.startswith("#"):
+            continue
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder):
+            raise ValueError(f"{file} lists {name!r}, which leaves its folder {folder}. Move the list above the videos.")
+        if not path.is_file():
+            raise FileNotFoundError(f"{file} lists {name!r}, but there is no file {path}.")
+        videos.append(path)
+    return videos
+
+
+def draw_frames(rng: np.random.Generator, count: int, gap: tuple[int, int]) -> tuple[int, int]:
+    """Draw the indices (past, future) of a pair from a video of ``count`` >= 2 frames; the gap is cut to fit."""
+    low, high = (min(limit, count - 1) for limit in gap)
+    distance = int(rng.integers(low, high, endpoint=True))
+    past = int(rng.integers(0, count - distance))
+    return past, past + distance
+
+
+def draw_crop(
+    rng: np.random.Generator, size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
+) -> Box:
+    """Draw a crop as torchvision's RandomResizedCrop does: area uniform, aspect log-uniform, ten tries, then centred."""
+    height, width = size
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = float(np.exp(rng.uniform(*np.log(ratio))))
+        h, w = round((area / aspect) ** 0.5), round((area * aspect) ** 0.5)
+        if 0 < h <= height and 0 < w <= width:
+            return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+    h = min(height, round(width / ratio[0]))
+    w = min(width, round(height * ratio[1]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+class VideoPairs(Dataset[Tensor]):
+    """Samples of an endless, reproducible stream of pairs.
+
+    The stream visits all videos in a new order each epoch. What a position holds depends on the configuration and the
+    videos only: not on workers, on the cache or on what was read before.
+
+    Args:
+        videos: paths, in a fixed order.
+        config: see :class:`siammae.PretrainConfig`.
+    """
+
+    def __init__(self, videos: Sequence[Path], config: PretrainConfig) -> None:
+        self.videos = list(videos)
+        self.config = config
+        self._broken: set[int] = set()
+        self._declared: dict[int, int] = {}  # frame counts as the containers state them
+        self._lengths: dict[int, int] = {}  # true frame counts, where they are known
+        self._cache: OrderedDict[int, list[NDArray[np.uint8]]] = OrderedDict()
+        self._cached_bytes = 0
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+
+    def __getitem__(self, position: int) -> Tensor:
+        """Return all pairs drawn from one video.
+
+        Args:
+            position: place in the stream, from 0; ``position // len(videos)`` is the epoch.
+
+        Returns:
+            ``(samples_per_video, 2, 3, S, S)`` uint8 RGB; index 0 of the second axis is the past frame.
+
+        Raises:
+            ValueError: no video could be read at all.
+        """
+        epoch, place = divmod(position, len(self.videos))
+        if self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng((self.config.seed, epoch)).permutation(len(self.videos)))
+        first = int(self._order[1][place])
+        for offset in range(len(self.videos)):  # a broken video is replaced by the next one
+            video = (first + offset) % len(self.videos)
+            if video not in self._broken:
+                try:
+                    return self._pairs(video, np.random.default_rng((self.config.seed, epoch, video)))
+                except (VideoReadError, ValueError, FileNotFoundError) as error:
+                    self._broken.add(video)
+                    logger.warning("skipping %s: %s", self.videos[video], error)
+        raise ValueError(f"none of the {len(self.videos)} videos can be read: the log names them and the reasons.")
+
+    @property
+    def broken(self) -> list[Path]:
+        """Videos found unreadable so far, by this process."""
+        return [self.videos[index] for index in sorted(self._broken)]
+
+    def _pairs(self, video: int, rng: np.random.Generator) -> Tensor:
+        if video not in self._declared:
+            self._declared[video] = count_frames(self.videos[video]) or 0
+        declared = self._declared[video]
+        pairs = []
+        for _ in range(self.config.samples_per_video):
+            past, future = self._frames(video, declared, rng)
+            pairs.append(self._crop_pair(past, future, rng))
+        return torch.from_numpy(np.stack(pairs))
+
+    def _frames(
+        self, video: int, declared: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Draw by the declared frame count; containers may lie, then draw again by the true one.
+
+        The first draw never uses what was learnt before, so that the result does not depend on history.
+        """
+        if declared >= 2:
+            past, future = draw_frames(rng, declared, self.config.frame_gap)
+            if future < self._lengths.get(video, declared):
+                try:
+                    return self._read(video, past, future)
+                except IndexError:
+                    pass
+        if video not in self._lengths:
+            self._lengths[video] = sum(1 for _ in read_frames(self.videos[video]))
+        if (true := self._lengths[video]) < 2:
+            raise ValueError(f"a pair needs 2 frames, the video has {true}.")
+        return self._read(video, *draw_frames(rng, true, self.config.frame_gap))
+
+    def _read(self, video: int, past: int, future: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return two frames; IndexError where the video ends before."""
+        if self.config.cache_mb:
+            clip = self._cached_clip(video)
+            return clip[past], clip[future]
+        frames = list(read_frames(self.videos[video], start=past, stop=future + 1, step=future - past))
+        return self._shrink(frames[0]), self._shrink(frames[1])
+
+    def _cached_clip(self, video: int) -> list[NDArray[np.uint8]]:
+        if video not in self._cache:
+            clip = [self._shrink(frame) for frame in read_frames(self.videos[video])]
+            self._lengths[video] = len(clip)
+            self._cache[video] = clip
+            self._cached_bytes += sum(frame.nbytes for frame in clip)
+            while self._cached_bytes > self.config.cache_mb * 2**20 and len(self._cache) > 1:
+                self._cached_bytes -= sum(frame.nbytes for frame in self._cache.popitem(last=False)[1])
+        self._cache.move_to_end(video)
+        return self._cache[video]
+
+    def _shrink(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        short, (height, width) = self.config.short_side, frame.shape[:2]
+        if short is None or min(height, width) <= short:
+            return frame
+        factor = short / min(height, width)
+        return resize_frame(frame, (round(height * factor), round(width * factor)), interpolation="area")
+
+    def _crop_pair(
+        self, past: NDArray[np.uint8], future: NDArray[np.uint8], rng: np.random.Generator
+    ) -> NDArray[np.uint8]:
+        config, size = self.config, (past.shape[0], past.shape[1])
+        box = draw_crop(rng, size, config.crop_scale, config.crop_ratio)
+        still = rng.random() < config.still_share
+        if still:  # one frame, two crops
+            past, other = future, draw_crop(rng, size, config.crop_scale, config.crop_ratio)
+        else:
+            other = box
+        flip = rng.random() < config.flip
+        return np.stack([self._crop(past, other, flip), self._crop(future, box, flip)])
+
+    def _crop(self, frame: NDArray[np.uint8], box: Box, flip: bool) -> NDArray[np.uint8]:
+        top, left, height, width = box
+        side = self.config.model.image_size
+        patch = resize_frame(
+            np.ascontiguousarray(frame[top : top + height, left : left + width]), (side, side), interpolation="area"
+        )
+        return (patch[:, ::-1] if flip else patch).transpose(2, 0, 1)  # (3, S, S)

@@ -1,0 +1,194 @@
+"""The training loop, to be read from top to bottom."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from siammae.config import PretrainConfig
+from siammae.frames import PathLike
+from siammae.model import SiamMAE
+from siammae.pretraining.checkpoint import LOG_FILE, STATE_FILE, cut_log, load_state, save_state
+from siammae.pretraining.pairs import VideoPairs, find_videos
+from siammae.pretraining.schedule import learning_rate, parameter_groups, total_steps
+from siammae.vit import set_fused_attention
+
+MODEL_FOLDER = "model"
+_LOG_EVERY = 10  # steps
+
+
+def pretrain(
+    config: PretrainConfig,
+    *,
+    resume: PathLike | None = None,
+    device: torch.device | str | None = None,
+    max_steps: int | None = None,
+    progress: bool = False,
+) -> Path:
+    """Train from video pairs.
+
+    Same configuration, videos and machine give bit-identical weights on a CPU, also when a run is interrupted (Ctrl-C
+    saves its state) and resumed.
+
+    Args:
+        config: everything the result depends on.
+        resume: the output folder of an interrupted run with the same configuration.
+        device: None = CUDA where there is one, else the CPU.
+        max_steps: stop after this many optimiser steps in this sitting, with the state saved.
+        progress: show a bar with loss and pairs per second.
+
+    Returns:
+        ``output_dir/model``, loadable by :meth:`siammae.SiamMAE.from_pretrained`.
+
+    Raises:
+        ValueError: the output folder holds another run, or the configuration does not fit the videos.
+        FileNotFoundError: there are no videos at ``config.videos``.
+        CheckpointError: ``resume`` has no state, or one of another configuration.
+    """
+    videos = find_videos(config.videos)
+    output = _prepare_output(config, resume)
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model, optimizer = _build(config, target)
+    start = load_state(resume, config, model, optimizer) if resume is not None else 0
+    total = total_steps(config, len(videos))
+    stop = total if max_steps is None else min(total, start + max_steps)
+    cut_log(output, start)
+    step = start
+    with _StopRequest() as request, tqdm(total=total, initial=start, desc="pretrain", disable=not progress) as bar:
+        log = _Log(output / LOG_FILE, bar, config)
+        for pairs in _batches(videos, config, start, stop):
+            rate = learning_rate(step, config, total)
+            loss = _train_step(model, optimizer, pairs.to(target), config, step, rate)
+            step += 1
+            log.add(step, loss, rate, last=step == stop)
+            if request.received:
+                break
+            if step % config.checkpoint_every == 0 and step < stop:
+                _save(config, model, optimizer, step)
+        exported = _save(config, model, optimizer, step)
+    if request.received:
+        raise KeyboardInterrupt(f"stopped at step {step} of {total}; the state is saved, resume={str(output)!r} goes on")
+    return exported
+
+
+def _prepare_output(config: PretrainConfig, resume: PathLike | None) -> Path:
+    output = Path(config.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    if resume is None and (output / STATE_FILE).exists():
+        raise ValueError(f"{output} holds a run already: pass resume={str(output)!r} to go on, or another output_dir.")
+    return output
+
+
+def _build(config: PretrainConfig, device: torch.device) -> tuple[SiamMAE, torch.optim.Optimizer]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = SiamMAE(config.model)
+    model = model.to(device).train()
+    set_fused_attention(model, device.type != "cpu")
+    groups = parameter_groups(model, config.weight_decay)
+    return model, torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
+
+
+def _batches(videos: list[Path], config: PretrainConfig, start: int, stop: int) -> Iterator[Tensor]:
+    """Yield ``(B, 2, 3, S, S)`` uint8 for the steps from ``start`` to ``stop``."""
+    if config.batch_size % config.samples_per_video:
+        raise ValueError(
+            f"batch_size is {config.batch_size}: it must be a multiple of samples_per_video = "
+            f"{config.samples_per_video}."
+        )
+    each = config.batch_size // config.samples_per_video  # videos in a batch
+    yield from DataLoader(
+        VideoPairs(videos, config),
+        sampler=range(start * each, stop * each),
+        batch_size=each,
+        collate_fn=torch.cat,
+        num_workers=config.workers,
+        persistent_workers=False,
+    )
+
+
+def _precision(config: PretrainConfig, device: torch.device) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, dtype=torch.bfloat16) if config.precision == "bf16" else nullcontext()
+
+
+def _train_step(
+    model: SiamMAE, optimizer: torch.optim.Optimizer, pairs: Tensor, config: PretrainConfig, step: int, rate: float
+) -> Tensor:
+    """Make one optimiser step; the mask depends on seed and step alone."""
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence((config.seed, step)).generate_state(1)[0]))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    with _precision(config, pairs.device):
+        output = model(pairs[:, 0], pairs[:, 1], mask_ratio=config.mask_ratio, generator=generator)
+    output.loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return output.loss.detach()  # type: ignore[no-any-return]
+
+
+def _save(config: PretrainConfig, model: SiamMAE, optimizer: torch.optim.Optimizer, step: int) -> Path:
+    save_state(config, model, optimizer, step)
+    return model.save_pretrained(Path(config.output_dir) / MODEL_FOLDER)
+
+
+class _StopRequest:
+    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the current step; a second one stops at once."""
+
+    def __enter__(self) -> _StopRequest:
+        self.received = False
+        self._previous: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def _receive(self, number: int, frame: object) -> None:
+        self.received = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+
+class _Log:
+    """Averages the loss over a few steps, shows it and appends it to ``log.jsonl``."""
+
+    def __init__(self, path: Path, bar: tqdm[Any], config: PretrainConfig) -> None:
+        self._path, self._bar, self._batch = path, bar, config.batch_size
+        self._losses: list[Tensor] = []
+        self._since = time.perf_counter()
+
+    def add(self, step: int, loss: Tensor, rate: float, *, last: bool) -> None:
+        """Take one step's loss; its number is read only when a line is written, since reading waits for a GPU."""
+        self._losses.append(loss)
+        self._bar.update()
+        if step % _LOG_EVERY and not last:
+            return
+        mean = torch.stack(self._losses).mean().item()
+        if not math.isfinite(mean):
+            raise FloatingPointError(f"the loss is {mean} at step {step}: lower base_lr (now {rate:.2e} is in use).")
+        now = time.perf_counter()
+        speed = len(self._losses) * self._batch / (now - self._since)
+        line = {"step": step, "loss": round(mean, 6), "lr": rate, "pairs_per_second": round(speed, 1)}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self._bar.set_postfix(loss=f"{mean:.3f}", pairs_per_s=f"{speed:.0f}")
+        self._losses, self._since = [], now
