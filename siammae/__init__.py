@@ -1,1 +1,135 @@
-"""x."""
+"""Siamese masked autoencoder features, and label propagation for video.
+
+Names are loaded when they are first used: importing this package loads neither torch nor OpenCV.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from siammae._version import __version__
+
+if TYPE_CHECKING:
+    from siammae.affinity import TopK, available_kernels, topk_affinity
+    from siammae.config import ModelConfig, PretrainConfig, PropagationConfig
+    from siammae.errors import CheckpointError, DatasetError, KernelUnavailableError, SiamMAEError, VideoReadError
+    from siammae.evaluation import EvaluationResult, evaluate_davis, score_davis
+    from siammae.features import FeatureExtractor, PixelExtractor
+    from siammae.frames import VideoWriter, read_frames
+    from siammae.labels import gather_labels
+    from siammae.masks import read_mask, write_mask
+    from siammae.metrics import boundary_measure, mean_iou, pck, region_similarity
+    from siammae.model import PretrainOutput, SiamMAE
+    from siammae.pretraining import pretrain
+    from siammae.propagation import (
+        VideoKeypoints,
+        VideoMasks,
+        follow_keypoints,
+        follow_masks,
+        propagate_keypoints,
+        propagate_masks,
+    )
+    from siammae.propagator import FrameKeypoints, FrameMasks, KeypointPropagator, Propagator
+    from siammae.visualize import contact_sheet, feature_pca, overlay_keypoints, overlay_masks
+
+_MODULE_OF = {
+    "CheckpointError": "errors",
+    "DatasetError": "errors",
+    "EvaluationResult": "evaluation",
+    "FeatureExtractor": "features",
+    "FrameKeypoints": "propagator",
+    "FrameMasks": "propagator",
+    "KernelUnavailableError": "errors",
+    "KeypointPropagator": "propagator",
+    "ModelConfig": "config",
+    "PixelExtractor": "features",
+    "PretrainConfig": "config",
+    "PretrainOutput": "model",
+    "PropagationConfig": "config",
+    "Propagator": "propagator",
+    "SiamMAE": "model",
+    "SiamMAEError": "errors",
+    "TopK": "affinity",
+    "VideoKeypoints": "propagation",
+    "VideoMasks": "propagation",
+    "VideoReadError": "errors",
+    "VideoWriter": "frames",
+    "available_kernels": "affinity",
+    "boundary_measure": "metrics",
+    "contact_sheet": "visualize",
+    "evaluate_davis": "evaluation",
+    "feature_pca": "visualize",
+    "follow_keypoints": "propagation",
+    "follow_masks": "propagation",
+    "gather_labels": "labels",
+    "mean_iou": "metrics",
+    "overlay_keypoints": "visualize",
+    "overlay_masks": "visualize",
+    "pck": "metrics",
+    "pretrain": "pretraining",
+    "propagate_keypoints": "propagation",
+    "propagate_masks": "propagation",
+    "read_frames": "frames",
+    "read_mask": "masks",
+    "region_similarity": "metrics",
+    "score_davis": "evaluation",
+    "topk_affinity": "affinity",
+    "write_mask": "masks",
+}
+
+__all__ = [
+    "CheckpointError",
+    "DatasetError",
+    "EvaluationResult",
+    "FeatureExtractor",
+    "FrameKeypoints",
+    "FrameMasks",
+    "KernelUnavailableError",
+    "KeypointPropagator",
+    "ModelConfig",
+    "PixelExtractor",
+    "PretrainConfig",
+    "PretrainOutput",
+    "PropagationConfig",
+    "Propagator",
+    "SiamMAE",
+    "SiamMAEError",
+    "TopK",
+    "VideoKeypoints",
+    "VideoMasks",
+    "VideoReadError",
+    "VideoWriter",
+    "__version__",
+    "available_kernels",
+    "boundary_measure",
+    "contact_sheet",
+    "evaluate_davis",
+    "feature_pca",
+    "follow_keypoints",
+    "follow_masks",
+    "gather_labels",
+    "mean_iou",
+    "overlay_keypoints",
+    "overlay_masks",
+    "pck",
+    "pretrain",
+    "propagate_keypoints",
+    "propagate_masks",
+    "read_frames",
+    "read_mask",
+    "region_similarity",
+    "score_davis",
+    "topk_affinity",
+    "write_mask",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 -- PEP 562
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'siammae' has no attribute {name!r}")
+    value = getattr(import_module(f"siammae.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

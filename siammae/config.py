@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -29,7 +29,11 @@ def _check_choice(field: str, got: object, choices: tuple[object, ...]) -> None:
     _check(got in choices, field, got, "one of " + ", ".join(map(repr, choices)))
 
 
-def _tuples(value: Any) -> Any:
+def _check_color(field: str, got: Sequence[float], *, least: float) -> None:
+    _check(len(got) == 3 and min(got) >= least, field, got, f"three numbers (R, G, B), each at least {least}")
+
+
+def _tuples(value: Any) -> Any:  # noqa: ANN401 -- any JSON value
     """JSON knows lists only; our fields are tuples."""
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
@@ -127,8 +131,8 @@ class ModelConfig(_Settings):
         _check_choice("position", self.position, ("sincos", "learned"))
         _check_choice("encoder", self.encoder, ("siamese", "joint"))
         _check_choice("decoder", self.decoder, ("cross-self", "cross", "joint"))
-        _check(len(self.pixel_mean) == 3, "pixel_mean", self.pixel_mean, "three numbers (RGB)")
-        _check(len(self.pixel_std) == 3 and min(self.pixel_std) > 0, "pixel_std", self.pixel_std, "three above 0")
+        _check_color("pixel_mean", self.pixel_mean, least=-1.0)
+        _check_color("pixel_std", self.pixel_std, least=1e-6)
 
     @classmethod
     def vit(cls, size: str, *, patch_size: int = 16, **fields: Any) -> Self:  # noqa: ANN401 -- the fields' own types
@@ -221,14 +225,16 @@ class PropagationConfig(_Settings):
         _check(
             self.queue_length > 0 or self.pin_first, "queue_length", 0, "at least 1 when pin_first is False: no context"
         )
-        sides = self.resize if isinstance(self.resize, tuple) else (self.resize or 1,)
+        sides: Sequence[int] = self.resize if isinstance(self.resize, tuple) else (self.resize or 0, 1)
         _check(
-            self.resize is None or (min(sides) >= 1 and len(sides) <= 2 and self.resize != 0),
+            self.resize is None or (len(sides) == 2 and min(sides) >= 1),
             "resize",
             self.resize,
             "the short side in pixels, (H, W), or None",
         )
         _check(self.size_multiple is None or self.size_multiple >= 1, "size_multiple", self.size_multiple, "at least 1")
+        if self.pixel_std is not None:
+            _check_color("pixel_std", self.pixel_std, least=1e-6)
         _check_choice("neighborhood", self.neighborhood, ("disk", "square"))
         _check_choice("rounding", self.rounding, ("nearest", "floor", "ceil"))
         _check_choice("interpolation", self.interpolation, ("area", "bilinear"))

@@ -55,7 +55,7 @@ def input_size(
     Args:
         frame_size: ``(H, W)`` in pixels.
         patch_size: every side becomes a multiple of this.
-        resize: None = the frame's own size; an int = that short side, the long side in proportion; ``(H, W)`` = exactly.
+        resize: None = the frame's own size; an int = that short side, the long side in proportion; ``(H, W)`` = that.
         multiple: with a short side given, the long side becomes a multiple of this; None = ``patch_size``.
         rounding: how a side gets to its multiple.
 

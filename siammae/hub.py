@@ -81,17 +81,20 @@ def _download(
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    cache = None if cache_dir is None else Path(cache_dir)
     try:
-        for file in (CONFIG_FILE, WEIGHTS_FILE):
-            path = huggingface_hub.hf_hub_download(
-                repo_id, file, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+        config, _ = (
+            huggingface_hub.hf_hub_download(
+                repo_id, file, revision=revision, cache_dir=cache, token=token, local_files_only=local_files_only
             )
+            for file in (CONFIG_FILE, WEIGHTS_FILE)
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{repo_id!r} cannot be had from the Hugging Face Hub ({type(error).__name__}: {error}). Check the name, "
             f"revision={revision!r}, the token and the network; local_files_only={local_files_only}."
         ) from error
-    return Path(path).parent
+    return Path(config).parent
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 import torch
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
-from siammae.masks import davis_palette
+from siammae.masks import VOID, davis_palette
 
-_VOID = 255
+_Floats = NDArray[np.floating]
 _INK, _PAPER, _RIM = (34, 34, 34), (250, 250, 248), (20, 20, 20)
 
 
@@ -98,16 +97,17 @@ def overlay_keypoints(
     valid = points.ndim == 2 and points.shape[1] == 2
     _check(valid, f"points must be (N, 2), x and y, got {points.shape}. Give the points of one frame.")
     opacity = _opacity(confidence, len(points))
-    _check_count(names, "names", len(points), "points")
+    count = len(points) if names is None else len(names)
+    _check(count == len(points), f"names must be {len(points)}, one a point, got {count}. Or leave them out.")
     radius = max(3.0, min(frame.shape[:2]) / 100) if radius is None else radius
     _check(radius > 0, f"radius is {radius}: it must be above 0, in pixels. Leave it out to fit the frame.")
-    canvas = frame.astype(np.float32)
     visible = np.flatnonzero(np.isfinite(points).all(axis=1)).tolist()
+    texts = {} if names is None else {i: names[i] for i in visible}
+    canvas = _add_names(frame, points, texts, radius).astype(np.float32)  # first, so that no text hides a dot
     for i in visible:
         _blend_disc(canvas, points[i], radius + max(1.0, radius / 4), _RIM, opacity[i])
         _blend_disc(canvas, points[i], radius, _point_color(i), opacity[i])
-    texts = {} if names is None else {i: names[i] for i in visible}
-    return _write_names(_to_uint8(canvas), points, texts, radius)
+    return _to_uint8(canvas)
 
 
 def contact_sheet(
@@ -135,10 +135,10 @@ def contact_sheet(
     """
     _check(len(frames) > 0, "frames is empty: a contact sheet needs at least one picture. Check what was read.")
     _check(min(columns, width) >= 1, f"columns is {columns} and width is {width}: both must be at least 1.")
-    _check_count(captions, "captions", len(frames), "frames")
     for i, frame in enumerate(frames):
         _check_frame(frame, f"frames[{i}]")
     texts = [""] * len(frames) if captions is None else captions
+    _check(len(texts) == len(frames), f"captions must be {len(frames)}, one a frame, got {len(texts)}.")
     cells = [_captioned(frame, text, width) for frame, text in zip(frames, texts, strict=True)]
     columns, gap = min(columns, len(cells)), max(8, width // 16)
     head = gap if title is None else 2 * gap + max(16, width // 10)
@@ -178,7 +178,6 @@ def feature_pca(features: Tensor, *, size: tuple[int, int] | None = None) -> NDA
     return np.stack([_to_picture(frame, (height_out, width_out)) for frame in colors])
 
 
-@cache
 def _palette() -> NDArray[np.float32]:
     return np.frombuffer(davis_palette(), dtype=np.uint8).reshape(256, 3).astype(np.float32)
 
@@ -186,7 +185,7 @@ def _palette() -> NDArray[np.float32]:
 def _label_colors(labels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Colour of each pixel, ``(H, W, 3)``: the palette's, or grey diagonal stripes for void."""
     colors = _palette()[labels]
-    y, x = np.nonzero(labels == _VOID)
+    y, x = np.nonzero(labels == VOID)
     colors[y, x] = np.where((x + y) % 8 < 4, 225, 105)[:, None]
     return colors
 
@@ -196,8 +195,7 @@ def _inner_edge(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     around = np.pad(labels, 1, mode="edge")
     vertical = (labels != around[:-2, 1:-1]) | (labels != around[2:, 1:-1])
     horizontal = (labels != around[1:-1, :-2]) | (labels != around[1:-1, 2:])
-    edge: NDArray[np.bool_] = (vertical | horizontal) & (labels > 0) & (labels < _VOID)
-    return edge
+    return np.asarray((vertical | horizontal) & (labels > 0) & (labels < VOID), dtype=np.bool_)
 
 
 def _to_uint8(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -216,9 +214,7 @@ def _opacity(confidence: NDArray[np.floating] | None, count: int) -> list[float]
     return [0.25 + 0.75 * value for value in np.clip(np.nan_to_num(confidence), 0, 1).tolist()]
 
 
-def _blend_disc(
-    canvas: NDArray[np.float32], center: NDArray[np.floating], radius: float, color: tuple[int, ...], opacity: float
-) -> None:
+def _blend_disc(canvas: _Floats, center: _Floats, radius: float, color: tuple[int, ...], opacity: float) -> None:
     """Mix a disc into the canvas, in place; pixels on the rim count by the part that the disc covers."""
     left, top = np.maximum(np.floor(center - radius - 1), 0).astype(int)
     right, bottom = np.maximum(np.ceil(center + radius + 2), 0).astype(int)
@@ -228,9 +224,7 @@ def _blend_disc(
     window += (np.array(color) - window) * (opacity * cover[..., None])
 
 
-def _write_names(
-    picture: NDArray[np.uint8], points: NDArray[np.floating], texts: dict[int, str], radius: float
-) -> NDArray[np.uint8]:
+def _add_names(picture: NDArray[np.uint8], points: _Floats, texts: dict[int, str], radius: float) -> NDArray[np.uint8]:
     """Write each text right of its point, or left of it where the picture ends."""
     image = Image.fromarray(picture)
     draw, font = ImageDraw.Draw(image), _font(min(picture.shape[:2]) / 32)
@@ -250,10 +244,8 @@ def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def _write(sheet: Image.Image, text: str, place: tuple[int, int], size: float, width: int) -> None:
     """Write one line, its top left corner at place, cut where it is wider than width."""
     font = _font(size)
-    if font.getlength(text) > width:
-        while text and font.getlength(text + "...") > width:
-            text = text[:-1]
-        text += "..."
+    while len(text) > 3 and font.getlength(text) > width:
+        text = text[:-4] + "..."
     ImageDraw.Draw(sheet).text(place, text, font=font, fill=_INK)
 
 
@@ -284,8 +276,7 @@ def _stretch(projected: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _to_picture(colors: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize one ``(3, h, w)`` map of colours; bicubic overshoot is clipped only afterwards."""
-    if colors.shape[1:] != size:
-        colors = F.interpolate(colors[None], size=size, mode="bicubic", align_corners=False)[0]
+    colors = F.interpolate(colors[None], size=size, mode="bicubic", align_corners=False)[0]
     return _to_uint8(255 * colors.permute(1, 2, 0).numpy())
 
 
@@ -298,11 +289,6 @@ def _check_frame(frame: NDArray[np.uint8], name: str) -> None:
     got = f"{frame.shape} {frame.dtype}"
     valid = frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[-1] == 3 and frame.size > 0
     _check(valid, f"{name} must be (H, W, 3) uint8 RGB, got {got}. Put channels last, scale floats to 0..255.")
-
-
-def _check_count(texts: Sequence[str] | None, name: str, count: int, things: str) -> None:
-    got = count if texts is None else len(texts)
-    _check(got == count, f"{got} {name} for {count} {things}: give one each, or leave {name} out.")
 
 
 def _check_features(features: Tensor) -> None:

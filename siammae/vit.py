@@ -6,13 +6,13 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp, PatchEmbed
 from timm.layers.attention import Attention
+from timm.layers.mlp import Mlp
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from siammae.config import ModelConfig
-
 
 _layer_norm = partial(nn.LayerNorm, eps=1e-6)  # timm's ViT
 
@@ -71,7 +71,7 @@ class Encoder(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid**2, dim), requires_grad=config.position == "learned")
         self.blocks = nn.Sequential(
             *(
-                Block(dim, config.num_heads, config.mlp_ratio, qkv_bias=True, norm_layer=_layer_norm)
+                Block(dim, config.num_heads, config.mlp_ratio, qkv_bias=True, norm_layer=_layer_norm)  # type: ignore[arg-type]
                 for _ in range(config.depth)
             )
         )
@@ -191,7 +191,7 @@ class Decoder(nn.Module):
         # Joint attention cannot tell the frames apart by position: a learned vector for past and future does.
         self.frame_embed = nn.Parameter(torch.zeros(2, 1, dim)) if config.decoder == "joint" else None
         self.blocks = nn.ModuleList(
-            Block(dim, heads, config.mlp_ratio, qkv_bias=True, norm_layer=_layer_norm)
+            Block(dim, heads, config.mlp_ratio, qkv_bias=True, norm_layer=_layer_norm)  # type: ignore[arg-type]
             if config.decoder == "joint"
             else CrossBlock(dim, heads, config.mlp_ratio, self_attention=config.decoder == "cross-self")
             for _ in range(config.decoder_depth)
@@ -254,4 +254,4 @@ def set_fused_attention(module: nn.Module, fused: bool) -> None:
     """
     for part in module.modules():
         if isinstance(part, (Attention, CrossAttention)):
-            part.fused_attn = fused
+            setattr(part, "fused_attn", fused)  # noqa: B010 -- timm marks it Final, for TorchScript only

@@ -306,5 +306,5 @@ def test_statistics_leave_nan_frames_out_of_the_means():
 
 @pytest.mark.parametrize("shape", [(0,), (2, 3)])
 def test_statistics_refuse_anything_but_frames_of_one_object(shape):
-    with pytest.raises(ValueError, match="they must be .T,. with at least one frame"):
+    with pytest.raises(ValueError, match=r"they must be \(T,\) with at least one frame"):
         statistics(np.zeros(shape))

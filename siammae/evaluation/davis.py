@@ -21,7 +21,7 @@ from siammae.features import FeatureExtractor
 from siammae.frames import read_frames
 from siammae.masks import read_mask, write_mask
 from siammae.metrics import boundary_measure, region_similarity, statistics
-from siammae.propagator import Propagator
+from siammae.propagator import Propagator, recommended_config
 
 LabelMaps = Iterable[NDArray[np.uint8]]
 VOID = 255
@@ -78,7 +78,7 @@ def evaluate_davis(
     """
     layout = _Layout(Path(root), year, split, resolution)
     selected = layout.sequences(sequences)
-    config = config or getattr(model, "propagation", None) or PropagationConfig()
+    config = config or recommended_config(model)
     output = None if output_dir is None else Path(output_dir)
     if output is not None:
         source = {"dataset": f"DAVIS-{year}", "resolution": resolution}
@@ -147,7 +147,7 @@ class _Sequence:
     """One video of the data set, all of whose files are there."""
 
     name: str
-    frames: Path  # folder
+    frames: tuple[Path, ...]
     annotations: tuple[Path, ...]  # one for each frame
     binary: bool
 
@@ -199,14 +199,14 @@ class _Layout:
 
     def _sequence(self, name: str) -> _Sequence:
         folder = self.root / "JPEGImages" / self.resolution / name
-        frames = sorted(folder.glob("*.jpg")) or [self._require(folder / "00000.jpg")]
+        frames = tuple(sorted(folder.glob("[!.]*.jpg"))) or (self._require(folder / "00000.jpg"),)
         masks = self.root / "Annotations" / self.resolution / name
         annotations = tuple(self._require(masks / f"{frame.stem}.png") for frame in frames)
         if len(frames) < 3:
             raise DatasetError(
                 f"{folder} has {len(frames)} frames: 3 are needed, as the first and last are not scored."
             )
-        return _Sequence(name, folder, annotations, binary=self.year == 2016)
+        return _Sequence(name, frames, annotations, binary=self.year == 2016)
 
     def _require(self, path: Path) -> Path:
         if not path.is_file():
@@ -222,8 +222,9 @@ class _Layout:
 
 def _propagate(sequence: _Sequence, propagator: Propagator) -> Iterator[NDArray[np.uint8]]:
     """Yield the label map of every frame."""
-    for index, frame in enumerate(read_frames(sequence.frames)):
-        yield propagator.step(frame, mask=sequence.truth(0) if index == 0 else None).label_map()
+    for index, path in enumerate(sequence.frames):
+        mask = sequence.truth(0) if index == 0 else None
+        yield propagator.step(next(read_frames(path)), mask=mask).label_map()
 
 
 def _ticking(labels: LabelMaps, tick: Callable[[], object]) -> Iterator[NDArray[np.uint8]]:

@@ -47,6 +47,7 @@ def _natural(path: Path) -> tuple[list[str | int], str]:
 
 
 def read_image(path: Path, index: int) -> NDArray[np.uint8]:
+    """Read one image file upright; ``index`` is its number in the video."""
     try:
         with Image.open(path) as image:
             return to_rgb(ImageOps.exif_transpose(image), index=index)
@@ -55,6 +56,7 @@ def read_image(path: Path, index: int) -> NDArray[np.uint8]:
 
 
 def open_video(path: Path, *, packets: bool = False) -> cv2.VideoCapture:
+    """Open a video file for decoding, or for its undecoded packets."""
     import cv2
 
     # Absolute, or FFmpeg would take "a:b.mp4" for a protocol. Format -1 hands out packets undecoded.
@@ -69,6 +71,10 @@ def open_video(path: Path, *, packets: bool = False) -> cv2.VideoCapture:
 
 
 def decode_video(capture: cv2.VideoCapture, path: Path, picks: range) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yield the picked frames with their numbers.
+
+    Skipped frames are decoded too: seeking lands on the wrong frame where a container has dropped frames.
+    """
     import cv2
 
     taken, seconds = 0, 0.0
@@ -85,16 +91,15 @@ def decode_video(capture: cv2.VideoCapture, path: Path, picks: range) -> Iterato
 
 
 def _check_ending(capture: cv2.VideoCapture, path: Path, taken: int, seconds: float) -> None:
-    """Tell a whole file whose header counts too many frames from a broken one; the rule is in read_frames."""
+    """Tell a whole file whose header counts too many frames from a broken one, by the rule in ``read_frames``."""
     import cv2
 
     declared, rate = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
     if taken and (taken >= declared or seconds * rate > declared - 1.5):
         return
-    missing, lost = _declared_bytes(path) - path.stat().st_size, _packets_after(path, seconds)
-    if missing > 0:
+    if (missing := _declared_bytes(path) - path.stat().st_size) > 0:
         reason = f"the file is cut off, {missing} bytes are missing"
-    elif lost > _REORDERED_FRAMES or taken == 0:
+    elif (lost := _packets_after(path, seconds)) > _REORDERED_FRAMES or taken == 0:
         reason = f"the file is damaged, {lost} packets do not decode"
     else:
         return
@@ -102,13 +107,14 @@ def _check_ending(capture: cv2.VideoCapture, path: Path, taken: int, seconds: fl
 
 
 def _packets_after(path: Path, seconds: float) -> int:
+    """Count the packets with a picture later than this time, decodable or not."""
     import cv2
 
     capture, count = open_video(path, packets=True), 0
     while capture.grab():
-        packet = capture.retrieve()[1]
+        whole, packet = capture.retrieve()
         late = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 > seconds
-        count += late and packet is not None and packet.size > _SKIP_PACKET_BYTES
+        count += whole and late and packet.size > _SKIP_PACKET_BYTES
     return count
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,11 @@ def read_frames(
 ) -> Iterator[NDArray[np.uint8]]:
     """Read a video frame by frame.
 
-    A declared frame count is not trusted: AVI files count dropped frames (slots without data), which no decoder
-    returns. A file that ends with fewer frames than declared is still whole when its last frame fills the last slot
-    (time x rate), and otherwise broken if its container's own sizes (RIFF chunk, MP4 box, Matroska segment) run past
-    the end of the file, or if more than 16 packets after the last frame do not decode. A hole in the middle of a file
-    is left to the decoder.
+    A video file's declared frame count is not trusted: AVI headers count dropped frames (slots without data), which
+    no decoder returns. A file that ends before that count is still whole when its last frame fills the last slot
+    (time x rate). If not, it is broken when the sizes in its container (RIFF chunk, MP4 box, Matroska segment) run past
+    the end of the file, or when more than 16 packets after the last frame do not decode. A hole in the middle of a
+    file is left to the decoder.
 
     Args:
         video: a video file; a folder of images in natural order (``img2`` before ``img10``, hidden files ignored); one
@@ -100,7 +100,8 @@ def _open(video: VideoSource, picks: range) -> Iterator[tuple[int, NDArray[np.ui
     if isinstance(video, np.ndarray | Tensor):
         return _from_array(video, picks)
     if isinstance(video, Sequence):
-        return ((index, to_rgb(video[index], index=index)) for index in _within(picks, len(video)))
+        frames = cast("Sequence[FrameSource]", video)
+        return ((index, to_rgb(frames[index], index=index)) for index in _within(picks, len(frames)))
     if isinstance(video, Iterable):
         return _pull(iter(video), picks)
     raise TypeError(f"video is a {type(video).__name__}: it must be a path, an array, a tensor or frames in a list.")
@@ -116,7 +117,7 @@ def _from_array(video: NDArray[np.uint8] | Tensor, picks: range) -> Iterator[tup
 
 def _within(picks: range, count: int) -> range:
     if count == 0 or (picks and picks.start >= count):
-        raise ValueError(f"start is {picks.start} but the video has {count} frames: there is nothing to read.")
+        raise ValueError(f"no frame {picks.start} to start at: the video has {count} frames.")
     return range(picks.start, min(picks.stop, count), picks.step)
 
 
@@ -142,4 +143,4 @@ def _checked(frames: Iterator[tuple[int, NDArray[np.uint8]]], picks: range) -> I
             raise ValueError(f"frame {index} is {frame.shape[:2]} but the first was {size}. Resize them to one size.")
         yield frame
     if picks and not size:
-        raise ValueError(f"start is {picks.start} but the video ends before it: there is nothing to read.")
+        raise ValueError(f"no frame {picks.start} to start at: the video ended before it.")

@@ -61,7 +61,7 @@ def resize_frame(
     check_layout(frame, "frame", "(H, W, 3)")
     if interpolation not in ("area", "bilinear"):
         raise ValueError(f"interpolation is {interpolation!r}: it must be 'area' or 'bilinear'.")
-    if len(size) != 2 or min(size) < 1:
+    if min(size) < 1:
         raise ValueError(f"size is {size}: it must be (H, W), each at least 1.")
     if interpolation == "area":
         frame = _scale(frame, (min(size[0], frame.shape[0]), min(size[1], frame.shape[1])), averaged=True)
@@ -69,7 +69,7 @@ def resize_frame(
 
 
 def _scale(frame: NDArray[np.uint8], size: tuple[int, int], *, averaged: bool) -> NDArray[np.uint8]:
-    if frame.shape[:2] == size:
+    if frame.shape[:2] == tuple(size):
         return frame
     import cv2
 
@@ -78,6 +78,7 @@ def _scale(frame: NDArray[np.uint8], size: tuple[int, int], *, averaged: bool) -
 
 
 def check_layout(frames: NDArray[np.uint8] | Tensor, name: str, wanted: str) -> None:
+    """Refuse anything but the shape ``wanted``, spelled with its 3 in place, and a pixel dtype."""
     channels_first = isinstance(frames, Tensor)
     dtypes = "uint8 or float" if channels_first else "uint8"
     got = f"{name} must be {wanted} {dtypes} RGB, got {tuple(frames.shape)} {frames.dtype}."
@@ -92,13 +93,14 @@ def check_layout(frames: NDArray[np.uint8] | Tensor, name: str, wanted: str) -> 
             hint = "NumPy video is channels-last; pass torch.from_numpy(...) for channels-first."
         raise ValueError(f"{got} {hint}")
     if 0 in frames.shape:
-        raise ValueError(f"{got} It has no pixels.")
+        raise ValueError(f"{got} It is empty.")
     floating = isinstance(frames, Tensor) and frames.is_floating_point()
     if frames.dtype not in (torch.uint8, np.uint8) and not floating:
         raise ValueError(f"{got} Scale it to 0 to 255 and convert it to uint8.")
 
 
 def check_unit_range(frames: Tensor, name: str) -> None:
+    """Refuse float pixels outside [0, 1]."""
     if frames.is_floating_point():
         low, high = (float(end) for end in frames.detach().aminmax())
         if not (low >= 0 and high <= 1):  # NaN fails as well

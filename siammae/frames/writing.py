@@ -23,7 +23,8 @@ _CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".webm": "VP90"}
 class VideoWriter:
     """Write RGB frames to a video file, which appears when the ``with`` block ends without an exception.
 
-    Frames with an odd side are padded to an even one by repeating the border.
+    Frames with an odd side are padded to an even one by repeating the border. All three formats lose detail; MP4 and
+    WebM come back up to 4 of 255 levels darker (OpenCV's colour conversion); use :func:`write_image` for exact pixels.
 
     Args:
         path: ``.mp4`` (MPEG-4 part 2), ``.avi`` (Motion JPEG) or ``.webm`` (VP9, which browsers play too).
@@ -70,6 +71,7 @@ class VideoWriter:
         name = str(self._temporary.absolute())
         writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), self.fps, size)
         if not writer.isOpened():
+            self._temporary.unlink(missing_ok=True)
             raise RuntimeError(f"OpenCV cannot write {size} {codec} at {self.fps} fps here. Try another suffix.")
         return writer
 
@@ -115,6 +117,9 @@ def _temporary(path: Path) -> Path:
 
 
 def _publish(temporary: Path, path: Path, *, good: bool) -> None:
-    if good:
-        temporary.replace(path)
-    temporary.unlink(missing_ok=True)
+    """Give a finished file its name; whatever goes wrong, no temporary file stays."""
+    try:
+        if good:
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

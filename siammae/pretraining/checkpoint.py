@@ -33,9 +33,7 @@ def save_state(config: PretrainConfig, model: SiamMAE, optimizer: torch.optim.Op
     (folder / f"{CONFIG_FILE}.part").replace(folder / CONFIG_FILE)
 
 
-def load_state(
-    folder: PathLike, config: PretrainConfig, model: SiamMAE, optimizer: torch.optim.Optimizer
-) -> int:
+def load_state(folder: PathLike, config: PretrainConfig, model: SiamMAE, optimizer: torch.optim.Optimizer) -> int:
     """Put a saved state back.
 
     Returns:
@@ -54,9 +52,7 @@ def load_state(
         raise CheckpointError(f"{path} is damaged: {error}.") from error
     current = config.to_dict()
     changed = sorted(
-        key
-        for key in current
-        if key not in _MAY_CHANGE and json.dumps(current[key]) != json.dumps(saved.get(key))
+        key for key in current if key not in _MAY_CHANGE and json.dumps(current[key]) != json.dumps(saved.get(key))
     )
     if changed:
         detail = ", ".join(f"{key} was {saved.get(key)!r}, now {current[key]!r}" for key in changed)

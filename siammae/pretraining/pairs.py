@@ -57,7 +57,7 @@ def _read_list(file: Path) -> list[Path]:
             continue
         path = (folder / name).resolve()
         if not path.is_relative_to(folder):
-            raise ValueError(f"{file} lists {name!r}, which leaves its folder {folder}. Move the list above the videos.")
+            raise ValueError(f"{file} lists {name!r}, which leaves {folder}. Put the list above the videos.")
         if not path.is_file():
             raise FileNotFoundError(f"{file} lists {name!r}, but there is no file {path}.")
         videos.append(path)
@@ -75,7 +75,7 @@ def draw_frames(rng: np.random.Generator, count: int, gap: tuple[int, int]) -> t
 def draw_crop(
     rng: np.random.Generator, size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
 ) -> Box:
-    """Draw a crop as torchvision's RandomResizedCrop does: area uniform, aspect log-uniform, ten tries, then centred."""
+    """Draw a crop as torchvision's RandomResizedCrop does: uniform area, log-uniform aspect; centred after ten tries."""
     height, width = size
     for _ in range(10):
         area = height * width * rng.uniform(*scale)

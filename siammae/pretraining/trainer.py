@@ -80,7 +80,9 @@ def pretrain(
                 _save(config, model, optimizer, step)
         exported = _save(config, model, optimizer, step)
     if request.received:
-        raise KeyboardInterrupt(f"stopped at step {step} of {total}; the state is saved, resume={str(output)!r} goes on")
+        raise KeyboardInterrupt(
+            f"stopped at step {step} of {total}; the state is saved, resume={str(output)!r} goes on"
+        )
     return exported
 
 

@@ -1,0 +1,107 @@
+"""Affinity: for every patch of the new frame, its best matches in the context frames. The one door to the kernels."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from siammae import kernels as _kernels
+from siammae.kernels import Kernels, available_kernels, choose_kernels
+
+__all__ = ["Kernels", "TopK", "available_kernels", "choose_kernels", "topk_affinity", "unit_length"]
+
+
+class TopK(NamedTuple):
+    """For each query patch, its best context patches."""
+
+    weights: Tensor  # (N, k) float32, rows sum to 1, best first
+    indices: Tensor  # (N, k) int64 into the flattened context (M*h*w)
+
+
+def unit_length(features: Tensor) -> Tensor:
+    """Scale features ``(..., C, h, w)`` to length 1 over C, in float32; zero vectors stay zero."""
+    return F.normalize(features.float(), dim=-3)
+
+
+def topk_affinity(
+    query: Tensor,
+    context: Tensor,
+    *,
+    top_k: int,
+    temperature: float,
+    radius: int | None = None,
+    neighborhood: Literal["disk", "square"] = "disk",
+    free_frames: int = 0,
+    keep_ties: bool = False,
+    normalized: bool = False,
+    kernels: Kernels = "auto",
+) -> TopK:
+    """Match every patch of one frame to its best patches in the context frames.
+
+    For query patch q the candidates are the context patches p of all frames inside q's window. The weights are
+    ``softmax(cosine / temperature)`` over the ``top_k`` best of them, chosen jointly over all frames.
+
+    Args:
+        query: features of the new frame, ``(C, h, w)``, float; need not be normalised.
+        context: features of the context frames, ``(M, C, h, w)``, same dtype and device as ``query``.
+        top_k: neighbours kept; fewer where the window holds fewer. At least 1.
+        temperature: divisor of the cosine similarity, > 0. DAVIS runs use 0.7 (CropMAE) or 0.1 (DINO).
+        radius: in patches; None looks everywhere. At least 1.
+        neighborhood: ``"disk"`` keeps ``distance(p, q) < radius``; ``"square"`` ``|dx| <= radius and |dy| <= radius``.
+        free_frames: this many leading context frames are searched without a window.
+        keep_ties: also keep every patch exactly as similar as the ``top_k``-th (DINO), so ``k`` may exceed ``top_k``.
+        normalized: the features have unit length already, as :func:`unit_length` makes them.
+        kernels: backend; see :func:`siammae.available_kernels`.
+
+    Returns:
+        Weights ``(h*w, k)`` float32 with rows summing to 1, and indices ``(h*w, k)`` int64 into ``M*h*w``.
+        Equal similarities go to the smaller index, on every backend. Weights are 0 where there are fewer candidates.
+
+    Raises:
+        ValueError: shapes, dtypes or devices differ, features are not finite, or an option is out of range.
+        KernelUnavailableError: the backend asked for cannot run here.
+
+    Source:
+        Jabri et al. 2020 (videowalk), code/utils/test_utils.py; Caron et al. 2021 (DINO), eval_video_segmentation.py.
+    """
+    _check(query, context)
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}: it must be at least 1.")
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}: it must be above 0.")
+    if radius is not None and radius < 1:
+        raise ValueError(f"radius is {radius}: it must be at least 1, or None for no window.")
+    if neighborhood not in ("disk", "square"):
+        raise ValueError(f"neighborhood is {neighborhood!r}: it must be 'disk' or 'square'.")
+    if free_frames < 0:
+        raise ValueError(f"free_frames is {free_frames}: it must be at least 0.")
+    weights, indices = _kernels.topk_affinity(
+        query if normalized else unit_length(query),
+        context if normalized else unit_length(context),
+        top_k=top_k,
+        temperature=temperature,
+        radius=radius,
+        neighborhood=neighborhood,
+        free_frames=free_frames,
+        keep_ties=keep_ties,
+        kernels=kernels,
+    )
+    return TopK(weights, indices)
+
+
+def _check(query: Tensor, context: Tensor) -> None:
+    if query.ndim != 3 or context.ndim != 4 or context.shape[1:] != query.shape or not context.numel():
+        raise ValueError(
+            f"query is {tuple(query.shape)} and context {tuple(context.shape)}: they must be (C, h, w) and "
+            "(M, C, h, w) with the same C, h, w and M >= 1."
+        )
+    if query.dtype != context.dtype or query.device != context.device or not query.is_floating_point():
+        raise ValueError(
+            f"query is {query.dtype} on {query.device}, context {context.dtype} on {context.device}: they must have "
+            "one floating-point dtype and one device."
+        )
+    for name, features in (("query", query), ("context", context)):
+        if not features.isfinite().all():
+            raise ValueError(f"{name} has NaN or infinite values: check the network and its input frames.")

@@ -1,0 +1,53 @@
+"""The command ``siammae``: one module a command, each with ``add_parser``; heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from siammae._version import __version__
+from siammae.cli import demo, evaluate, extract, info, pretrain, propagate, track
+from siammae.errors import SiamMAEError
+
+_TRACEBACK = "SIAMMAE_TRACEBACK"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; None = those of the process.
+
+    Returns:
+        0 = done, 1 = a mistake in the input, said in one line on stderr, 130 = stopped by Ctrl-C. Wrong options exit
+        with 2.
+    """
+    args = _parser().parse_args(argv)
+    # PyTorch warns about missing drivers and the like; a user of the command can do nothing about them.
+    warnings.filterwarnings("ignore")
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt as stop:
+        print(f"\nsiammae: {str(stop) or 'stopped'}", file=sys.stderr)
+        return 130
+    except (SiamMAEError, ValueError, OSError) as error:
+        if os.environ.get(_TRACEBACK):
+            raise
+        print(f"siammae {args.command}: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="siammae",
+        description="Self-supervised features for video, and masks and keypoints carried from one frame to all.",
+        epilog=f"Each command has its own --help. {_TRACEBACK}=1 shows where an error came from.",
+    )
+    parser.add_argument("--version", action="version", version=f"siammae {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in (demo, propagate, track, extract, evaluate, pretrain, info):
+        module.add_parser(commands)
+    return parser

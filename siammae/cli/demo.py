@@ -1,0 +1,71 @@
+"""``siammae demo``: the main job on a clip that comes with the package."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from siammae.cli.options import Commands, add_command, add_model_options, add_propagation_options
+from siammae.cli.propagate import claim_output, write_masks
+
+_SHEET_FRAMES = 8
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(commands, "demo", run, "follow two people through a short clip that comes with siammae")
+    parser.add_argument("-o", "--output", default="siammae-demo", metavar="DIR", help="(%(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_model_options(parser)
+    add_propagation_options(parser)
+
+
+def demo_data() -> Path:
+    """Return the folder of the clip: inside an installed package, or in the source tree of an editable one.
+
+    Raises:
+        FileNotFoundError: it is in neither.
+    """
+    package = Path(__file__).parents[1]
+    for folder in (package / "demo_data", package.parent / "examples" / "data"):
+        if (folder / "walkers.mp4").is_file():
+            return folder
+    raise FileNotFoundError(f"no demo clip in {package}: install siammae again.")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from siammae.cli.options import load_model, propagation_config
+    from siammae.masks import read_mask
+    from siammae.propagator import Propagator
+
+    source = demo_data()
+    output = Path(args.output)
+    masks = claim_output(output / "masks", overwrite=True)
+    model = load_model(args)
+    propagator = Propagator(model, propagation_config(args, model.propagation), kernels=args.kernels)
+    video, overlay = source / "walkers.mp4", output / "overlay.mp4"
+    print(f"following two people through {video.name} with {args.model}, from the mask of the first frame")
+    first_mask = read_mask(source / "walkers_first_mask.png")
+    count = write_masks(propagator, str(video), first_mask, masks, overlay=overlay, progress=not args.quiet)
+    sheet = _write_sheet(video, masks, count, output / "contact_sheet.png")
+    print(f"masks          {masks}/ ({count} PNGs: pixel value = object id)")
+    print(f"overlay video  {overlay}")
+    print(f"contact sheet  {sheet}")
+    return 0
+
+
+def _write_sheet(video: Path, masks: Path, count: int, path: Path) -> Path:
+    from siammae.frames import read_frames, write_image
+    from siammae.masks import read_mask
+    from siammae.visualize import contact_sheet, overlay_masks
+
+    shown = [round(i * (count - 1) / (_SHEET_FRAMES - 1)) for i in range(_SHEET_FRAMES)]
+    pictures = [
+        overlay_masks(frame, read_mask(masks / f"{index:05d}.png", binary=False))
+        for index, frame in enumerate(read_frames(video))
+        if index in shown
+    ]
+    captions = [f"frame {index}" + (" (given)" if index == 0 else "") for index in shown]
+    write_image(path, contact_sheet(pictures, captions=captions, title="siammae demo: two people, one annotated frame"))
+    return path

@@ -1,0 +1,52 @@
+"""``siammae extract``: dense features of a video as one file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from siammae.cli.options import Commands, add_command, add_model_options, load_model
+
+_EXAMPLE = """The file holds one tensor "features" (T, C, h, w) and the checkpoint's name in its metadata:
+  from safetensors.torch import load_file
+  features = load_file("features.safetensors")["features"]"""
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(commands, "extract", run, "write a video's dense features to a file", epilog=_EXAMPLE)
+    parser.add_argument("video", metavar="VIDEO", help="video file or folder of images")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="ends in .safetensors")
+    parser.add_argument("--short-side", type=int, metavar="PIXELS", help="input size (default: the frames' own)")
+    parser.add_argument("--layer", type=int, default=-1, help="block whose output is taken (%(default)s: the last)")
+    parser.add_argument("--no-norm", action="store_true", help="leave out the final layer norm")
+    parser.add_argument("--batch-size", type=int, default=4, help="frames encoded at once (%(default)s)")
+    parser.add_argument("--half", action="store_true", help="store float16: half the size")
+    add_model_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from safetensors.torch import save_file
+    from tqdm import tqdm
+
+    from siammae.frames import count_frames, read_frames
+
+    output = Path(args.output)
+    if output.suffix != ".safetensors":
+        raise ValueError(f"the output is {output}: it must end in .safetensors.")
+    model = load_model(args)
+    frames = tqdm(read_frames(args.video), total=count_frames(args.video), unit="frame")
+    features = model.extract(
+        frames, resize=args.short_side, layer=args.layer, norm=not args.no_norm, batch_size=args.batch_size
+    ).cpu()
+    features = features.half() if args.half else features
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{output.name}.part")
+    try:
+        save_file({"features": features.contiguous()}, part, metadata={"model": model.name, "layer": str(args.layer)})
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
+    print(f"features {tuple(features.shape)} {features.dtype} (frames, channels, rows, columns) in {output}")
+    return 0

@@ -1,0 +1,67 @@
+"""``siammae info``: what a checkpoint is, and what this machine can run."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from typing import TYPE_CHECKING
+
+from siammae._version import __version__
+from siammae.cli.options import Commands, add_command
+
+if TYPE_CHECKING:
+    from siammae.model import SiamMAE
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(commands, "info", run, "say what a checkpoint is and which kernels run here")
+    parser.add_argument("name", nargs="?", default="siammae-ti8", help="bundled name, folder or Hub name (%(default)s)")
+    parser.add_argument("--card", action="store_true", help="also print the model card")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from siammae.hub import CARD_FILE, bundled_names, find_checkpoint
+    from siammae.model import SiamMAE
+
+    print("\n".join(_machine()))
+    print(f"\nbundled checkpoints: {', '.join(bundled_names())}")
+    folder = find_checkpoint(args.name)
+    print("\n".join(_checkpoint(SiamMAE.from_pretrained(folder), args.name)))
+    print(f"  folder       {folder}")
+    if args.card:
+        print("\n" + (folder / CARD_FILE).read_text(encoding="utf-8"))
+    return 0
+
+
+def _machine() -> list[str]:
+    import torch
+
+    from siammae.affinity import available_kernels
+
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
+    lines = [
+        f"siammae {__version__}, Python {platform.python_version()}, torch {torch.__version__}",
+        f"machine      {platform.machine()}, {torch.get_num_threads()} threads, {cuda}",
+        "kernels",
+    ]
+    return lines + [f"  {name:<11}{status}" for name, status in available_kernels().items()]
+
+
+def _checkpoint(model: SiamMAE, name: str) -> list[str]:
+    config = model.config
+    encoder, decoder = (sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.encoder, model.decoder))
+    recommended = model.propagation
+    lines = [
+        f"\ncheckpoint {name}",
+        f"  encoder      {config.encoder}, width {config.embed_dim}, depth {config.depth}, {config.num_heads} heads, "
+        f"patch {config.patch_size}, {encoder:.1f} M parameters",
+        f"  decoder      {config.decoder}, width {config.decoder_dim}, depth {config.decoder_depth}, "
+        f"{config.decoder_heads} heads, {decoder:.1f} M parameters",
+        f"  trained on   crops of {config.image_size} pixels, {config.grid_size} x {config.grid_size} patches",
+    ]
+    if recommended is None:
+        return [*lines, "  propagation  no recommendation: the defaults of PropagationConfig"]
+    chosen = ("resize", "top_k", "temperature", "radius", "neighborhood", "queue_length")
+    return [*lines, "  propagation  " + ", ".join(f"{field}={getattr(recommended, field)}" for field in chosen)]

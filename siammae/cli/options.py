@@ -1,0 +1,124 @@
+"""Options that several commands share, and how they become settings and models."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from siammae.config import PropagationConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from siammae.model import SiamMAE
+
+Commands = Any  # argparse's type of add_subparsers() is private
+
+
+def add_command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], help_text: str, **details: str
+) -> argparse.ArgumentParser:
+    """Add a subcommand whose description is its help line unless ``details`` says more."""
+    details.setdefault("description", help_text[0].upper() + help_text[1:] + ".")
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help_text, formatter_class=argparse.RawDescriptionHelpFormatter, **details
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add which weights to use, and where."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        default="siammae-ti8",
+        metavar="NAME",
+        help="bundled name, folder or owner/name on the Hub (%(default)s)",
+    )
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: a GPU where there is one)")
+    group.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="(%(default)s)")
+
+
+def load_model(args: argparse.Namespace) -> SiamMAE:
+    """Load the model that the options name."""
+    import torch
+
+    from siammae.model import SiamMAE
+
+    return SiamMAE.from_pretrained(args.model, device=pick_device(args.device), dtype=getattr(torch, args.dtype))
+
+
+def pick_device(name: str) -> str:
+    """Turn ``auto`` into the fastest device; a device that was asked for is never replaced.
+
+    Raises:
+        ValueError: the device is not there.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}. Use --device cpu.") from error
+    return name
+
+
+def add_propagation_options(parser: argparse.ArgumentParser) -> None:
+    """Add how labels travel."""
+    group = parser.add_argument_group("label propagation", "default: what the checkpoint recommends")
+    group.add_argument("--preset", choices=("siammae", "dino"), help="the rules of a public evaluation code")
+    group.add_argument("--short-side", type=int, metavar="PIXELS", help="input size; more is finer and slower")
+    group.add_argument("--top-k", type=int, metavar="K", help="context patches mixed for each patch")
+    group.add_argument("--temperature", type=float, metavar="T", help="divides the similarity before the softmax")
+    group.add_argument("--radius", type=int, metavar="PATCHES", help="search window around each patch")
+    group.add_argument("--queue-length", type=int, metavar="FRAMES", help="last frames kept as context")
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="any other field of PropagationConfig, the value as JSON, e.g. --set min_max=true; may be repeated",
+    )
+    group.add_argument("--kernels", default="auto", help="auto, reference or triton (%(default)s)")
+
+
+def propagation_config(args: argparse.Namespace, recommended: PropagationConfig | None) -> PropagationConfig:
+    """Build the rules: a preset or the recommendation, changed by the options given."""
+    config = PropagationConfig.preset(args.preset) if args.preset else (recommended or PropagationConfig())
+    changes: dict[str, Any] = {
+        "resize": args.short_side,
+        "top_k": args.top_k,
+        "temperature": args.temperature,
+        "radius": args.radius,
+        "queue_length": args.queue_length,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    for assignment in args.set:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"--set {assignment}: it must be FIELD=VALUE.")
+        changes[name] = _json_or_text(value)
+    return config.replace(**changes)
+
+
+def _json_or_text(value: str) -> Any:  # noqa: ANN401 -- any JSON value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value  # --set rounding=floor needs no quotes
+
+
+def field_help(settings: type) -> dict[str, str]:
+    """Take the explanation of each field out of a settings class's docstring."""
+    doc = (settings.__doc__ or "").split("Attributes:")[-1]
+    names = "|".join(field.name for field in dataclasses.fields(settings))
+    found = re.findall(rf"^ +({names}): (.*?)(?=^ +(?:{names}): |^\s*$|\Z)", doc, re.DOTALL | re.MULTILINE)
+    return {name: " ".join(text.replace("``", "").replace("%", "%%").split()) for name, text in found}

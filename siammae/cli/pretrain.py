@@ -1,0 +1,100 @@
+"""``siammae pretrain``: train on a folder of videos."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from siammae.cli.options import Commands, add_command, field_help, pick_device
+from siammae.config import VIT_SIZES, ModelConfig, PretrainConfig
+
+_EXAMPLES = """examples:
+  siammae pretrain clips/ -o run --size tiny --patch-size 8 --image-size 64 --batch-size 96 --base-lr 2.7e-3
+  siammae pretrain clips/ -o run --resume          go on with an interrupted run
+  siammae propagate clip.mp4 --mask first.png -o masks --model run/model"""
+_MODEL_FIELDS = ("patch_size", "image_size", "encoder", "decoder", "decoder_dim", "decoder_depth", "decoder_heads")
+_CHOICES = {"encoder": ("siamese", "joint"), "decoder": ("cross-self", "cross", "joint"), "precision": ("bf16", "fp32")}
+_OPTIONAL_INTEGERS = ("short_side",)
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command; its options are the fields of the settings."""
+    parser = add_command(commands, "pretrain", run, "train a network on videos, without labels", epilog=_EXAMPLES)
+    parser.add_argument("videos", metavar="VIDEOS", help="folder searched for videos, .txt list of paths, or one video")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="gets model/, state.pt and log.jsonl")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in DIR, with the settings it began with"
+    )
+    parser.add_argument("--max-steps", type=int, metavar="N", help="stop after N optimiser steps in this sitting")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps (auto: a GPU where there is one)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    network = parser.add_argument_group("network")
+    network.add_argument("--size", default="small", choices=tuple(VIT_SIZES), help="width and depth (%(default)s)")
+    _add_fields(network, ModelConfig, _MODEL_FIELDS)
+    recipe = [f.name for f in dataclasses.fields(PretrainConfig) if f.name not in ("videos", "output_dir", "model")]
+    _add_fields(parser.add_argument_group("recipe"), PretrainConfig, recipe)
+
+
+def _add_fields(group: Any, settings: type, names: tuple[str, ...] | list[str]) -> None:  # noqa: ANN401 -- private type
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    helps = field_help(settings)
+    for name in names:
+        default = defaults[name]
+        options: dict[str, Any] = {"default": None, "help": f"{helps[name].rstrip('.')} ({_shown(default)})"}
+        if name in _CHOICES:
+            options["choices"] = _CHOICES[name]
+        elif isinstance(default, tuple):
+            options.update(nargs=len(default), type=type(default[0]), metavar=("LEAST", "LARGEST"))
+        else:
+            options.update(type=int if name in _OPTIONAL_INTEGERS else type(default), metavar="N")
+        group.add_argument("--" + name.replace("_", "-"), **options)
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, tuple):
+        return " ".join(f"{value:.4g}" for value in default)
+    return "off" if default is None else str(default)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from siammae.pretraining import pretrain
+
+    logging.basicConfig(format="siammae: %(message)s")
+    folder = pretrain(
+        _stored_config(args) if args.resume else _new_config(args),
+        resume=args.output if args.resume else None,
+        device=pick_device(args.device),
+        max_steps=args.max_steps,
+        progress=not args.quiet,
+    )
+    print(f"weights in {folder}: use them with --model {folder}")
+    return 0
+
+
+def _given(args: argparse.Namespace, settings: type) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(settings)} - {"videos", "output_dir", "model"}
+    given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def _new_config(args: argparse.Namespace) -> PretrainConfig:
+    model = ModelConfig.vit(args.size, **_given(args, ModelConfig))
+    return PretrainConfig(videos=args.videos, output_dir=args.output, model=model, **_given(args, PretrainConfig))
+
+
+def _stored_config(args: argparse.Namespace) -> PretrainConfig:
+    """Read the settings a run began with; options given again are laid over them, and checked against the state."""
+    path = Path(args.output) / "pretrain.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"nothing to resume: no {path}. Start without --resume.")
+    try:
+        stored = PretrainConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+    model = stored.model.replace(**_given(args, ModelConfig))
+    return stored.replace(videos=args.videos, output_dir=args.output, model=model, **_given(args, PretrainConfig))

@@ -1,0 +1,124 @@
+"""Every operation in plain PyTorch: the definition that other backends are held to. Any device, float32 sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# Scores held at once. Query rows are taken in chunks so small that this bounds memory (about 24 bytes a score).
+_CHUNK_SCORES = 1 << 21
+
+
+def topk_affinity(
+    query: Tensor,
+    context: Tensor,
+    *,
+    top_k: int,
+    temperature: float,
+    radius: int | None,
+    neighborhood: str,
+    free_frames: int,
+    keep_ties: bool,
+) -> tuple[Tensor, Tensor]:
+    """Match every query patch to its best context patches inside the window.
+
+    Args:
+        query: ``(C, h, w)``, unit length over C.
+        context: ``(M, C, h, w)``, unit length over C.
+        top_k: neighbours kept.
+        temperature: divisor of the similarity before the softmax.
+        radius: of the window in patches; None looks everywhere.
+        neighborhood: ``"disk"``: distance < radius; ``"square"``: both offsets <= radius.
+        free_frames: this many leading context frames have no window.
+        keep_ties: keep all patches as similar as the ``top_k``-th.
+
+    Returns:
+        Weights ``(h*w, k)`` float32, rows summing to 1, best first; indices ``(h*w, k)`` int64 into ``M*h*w``. Where
+        the window holds fewer than k patches, the rest of the row has weight 0.
+    """
+    h = query.shape[1]
+    free = context.shape[0] if radius is None else min(free_frames, context.shape[0])
+    chunks = [
+        _best(packed, top_k, temperature, keep_ties)
+        for packed in _packed_scores(query, context, radius, neighborhood, free)
+    ]
+    width = max(weights.shape[1] for weights, _ in chunks)  # rows near an edge may have fewer candidates
+    padded = [_pad(weights, indices, width) for weights, indices in chunks]
+    weights, indices = (torch.cat(part) for part in zip(*padded, strict=True))
+    return weights.reshape(h * query.shape[2], width), indices
+
+
+def _packed_scores(
+    query: Tensor, context: Tensor, radius: int | None, neighborhood: str, free: int
+) -> Iterator[Tensor]:
+    """Yield the similarities of a few query rows with all their candidates, packed with the candidates' indices."""
+    (channels, h, w), frames = query.shape, context.shape[0]
+    reach = h if radius is None else radius
+    row_cost = w * w * (free * h + (frames - free) * min(h, 2 * reach + 1))
+    rows = max(1, _CHUNK_SCORES // row_cost)
+    index = torch.arange(frames * h * w, device=query.device).reshape(frames, h, w)
+    for top in range(0, h, rows):
+        bottom = min(h, top + rows)
+        low, high = max(0, top - reach), min(h, bottom + reach)
+        q = query[:, top:bottom].reshape(channels, -1).T.float()  # (Q, C)
+        parts = []
+        if free:
+            parts.append(_pack(_similarity(q, context[:free]), index[:free]))
+        if free < frames:
+            scores = _similarity(q, context[free:, :, low:high])  # (Q, frames-free, rows*w)
+            inside = _window(top, bottom, low, high, w, reach, neighborhood).to(q.device)  # (Q, rows*w)
+            parts.append(_pack(scores.masked_fill(~inside[:, None], -torch.inf), index[free:, low:high]))
+        yield torch.cat(parts, dim=1)
+
+
+def _similarity(q: Tensor, context: Tensor) -> Tensor:
+    """Multiply ``(Q, C)`` with ``(F, C, rows, w)`` to ``(Q, F, rows*w)``."""
+    return torch.matmul(q, context.flatten(2).float()).transpose(0, 1)
+
+
+def _window(top: int, bottom: int, low: int, high: int, w: int, radius: int, neighborhood: str) -> Tensor:
+    """Tell for query rows ``top:bottom`` and context rows ``low:high`` who is near whom: ``(Q, rows*w)`` bool."""
+    dy = torch.arange(top, bottom)[:, None] - torch.arange(low, high)  # (q rows, rows)
+    dx = torch.arange(w)[:, None] - torch.arange(w)  # (w, w)
+    if neighborhood == "disk":
+        inside = (dy.square()[:, None, :, None] + dx.square()[None, :, None, :]) < radius**2
+    else:
+        inside = (dy.abs() <= radius)[:, None, :, None] & (dx.abs() <= radius)[None, :, None, :]
+    return inside.reshape((bottom - top) * w, (high - low) * w)
+
+
+def _pack(scores: Tensor, index: Tensor) -> Tensor:
+    """Join score and index ``(Q, F, n)`` in one int64 ``(Q, F*n)`` whose order is: higher score, then smaller index.
+
+    A float32's bits, read as int32, order like the float once the lower 31 bits of negative ones are flipped.
+    """
+    flat = scores.reshape(len(scores), -1) + 0.0  # turns -0.0 into 0.0, which is equal but has other bits
+    bits = flat.view(torch.int32)
+    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(torch.int64)
+    return (ordered << 32) | (0xFFFFFFFF - index.reshape(1, -1))
+
+
+def _unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
+    ordered = (packed >> 32).to(torch.int32)
+    scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    return scores, 0xFFFFFFFF - (packed & 0xFFFFFFFF)
+
+
+def _best(packed: Tensor, top_k: int, temperature: float, keep_ties: bool) -> tuple[Tensor, Tensor]:
+    """Keep the best of each row and turn their similarities into weights."""
+    k = min(top_k, packed.shape[1])
+    best = packed.topk(k, dim=1).values
+    scores, indices = _unpack(best)
+    if keep_ties:
+        threshold = scores[:, -1:]
+        tied = int(((packed >> 32) >= (best[:, -1:] >> 32)).sum(dim=1).max())
+        scores, indices = _unpack(packed.topk(tied, dim=1).values)
+        scores = scores.masked_fill(scores < threshold, -torch.inf)
+    return torch.softmax(scores / temperature, dim=1), indices
+
+
+def _pad(weights: Tensor, indices: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    missing = (0, width - weights.shape[1])
+    return torch.nn.functional.pad(weights, missing), torch.nn.functional.pad(indices, missing)

@@ -1,0 +1,169 @@
+import json
+import math
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+import torch
+
+from siammae.config import PropagationConfig
+from siammae.evaluation import EvaluationResult
+from siammae.evaluation.results import claim_folder
+
+RESULT = EvaluationResult(
+    dataset="DAVIS-2017",
+    scores={"J&F": 61.25, "J": 60.0, "F": 62.5, "J-Recall": 70.0},
+    per_video={"bear": {"J&F": 100.0, "J": 100.0, "F": 100.0}, "bmx-trees": {"J&F": 22.5, "J": 20.0, "F": math.nan}},
+    config=PropagationConfig(top_k=3, resize=(480, 880)),
+    details={"split": "val", "frames": 70},
+)
+
+
+class Extractor:
+    """An extractor that wraps a network, as most do."""
+
+    patch_size = 8
+
+    def __init__(self, seed=0, dtype=torch.float32):
+        torch.manual_seed(seed)
+        self.network = torch.nn.Linear(3, 2).to(dtype)
+
+
+def test_table_aligns_columns_and_ends_with_scores_of_the_split():
+    assert RESULT.table() == (
+        "DAVIS-2017    J&F      J      F\n"
+        "-------------------------------\n"
+        "bear        100.0  100.0  100.0\n"
+        "bmx-trees    22.5   20.0      -\n"
+        "-------------------------------\n"
+        "mean         61.2   60.0   62.5"
+    )
+
+
+def test_table_when_videos_have_different_columns_marks_the_gaps():
+    result = EvaluationResult(dataset="d", scores={"head": 1.0}, per_video={"a": {"head": 1.0}, "b": {"hand": 2.0}})
+    lines = result.table().splitlines()
+    assert lines[0].split() == ["d", "head", "hand"]
+    assert lines[3].split() == ["b", "-", "2.0"]
+    assert lines[-1].split() == ["mean", "1.0", "-"]
+
+
+def test_table_when_there_are_no_videos_shows_the_scores():
+    result = EvaluationResult(dataset="VIP", scores={"mIoU": 12.34}, per_video={})
+    assert result.table() == "VIP   mIoU\nmean  12.3"
+
+
+def test_save_then_load_when_config_is_set_returns_the_same_result(tmp_path):
+    path = tmp_path / "new" / "folder" / "result.json"
+    RESULT.save(path)
+    loaded = EvaluationResult.load(str(path))
+    assert loaded.config == RESULT.config
+    assert loaded.scores == RESULT.scores
+    assert loaded.details == RESULT.details
+    assert loaded.table() == RESULT.table()
+    assert math.isnan(loaded.per_video["bmx-trees"]["F"])
+    assert [file.name for file in path.parent.iterdir()] == ["result.json"]
+
+
+def test_save_then_load_when_ready_results_were_scored_keeps_none(tmp_path):
+    result = EvaluationResult(dataset="VIP", scores={"mIoU": 1.5}, per_video={})
+    result.save(tmp_path / "result.json")
+    assert EvaluationResult.load(tmp_path / "result.json") == result
+
+
+def test_save_when_a_score_is_nan_writes_standard_json(tmp_path):
+    RESULT.save(tmp_path / "result.json")
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    values = json.loads((tmp_path / "result.json").read_text(), parse_constant=refuse)
+    assert values["per_video"]["bmx-trees"]["F"] is None
+
+
+def test_save_when_details_are_not_json_leaves_the_old_file(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text("old")
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        EvaluationResult(dataset="VIP", scores={}, per_video={}, details={"model": object()}).save(path)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        EvaluationResult(dataset="VIP", scores={}, per_video={}, details={"loss": math.nan}).save(path)
+    assert path.read_text() == "old"
+
+
+def test_save_when_writing_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    path.write_text("old")
+
+    def half_written(self, text, encoding):
+        with self.open("w") as file:
+            file.write(text[:10])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_text", half_written)
+    with pytest.raises(OSError, match="disk full"):
+        RESULT.save(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_load_when_file_is_missing_raises_file_not_found(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"result\.json"):
+        EvaluationResult.load(tmp_path / "result.json")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"dataset": "x", "scores": {}, "per_video": 3}', "null"])
+def test_load_when_file_is_something_else_names_it(tmp_path, text):
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"other\.json is not a saved evaluation result"):
+        EvaluationResult.load(path)
+
+
+def test_load_when_config_has_unknown_field_names_it(tmp_path):
+    path = tmp_path / "result.json"
+    RESULT.save(path)
+    path.write_text(path.read_text().replace('"top_k"', '"top_q"'))
+    with pytest.raises(ValueError, match=r"result\.json is not a saved evaluation result.*top_q"):
+        EvaluationResult.load(path)
+
+
+def test_result_is_frozen():
+    with pytest.raises(FrozenInstanceError, match="dataset"):
+        RESULT.dataset = "VIP"
+
+
+def test_claim_folder_when_the_run_is_the_same_accepts_it_again(tmp_path):
+    folder, config = tmp_path / "out", PropagationConfig(resize=(16, 24))
+    claim_folder(folder, Extractor(), config, {"dataset": "x"}, ["bear"])
+    (folder / "bear").mkdir()
+    claim_folder(folder, Extractor(), config, {"dataset": "x"}, ["bear"])
+    stored = json.loads((folder / "config.json").read_text())
+    assert stored["dataset"] == "x"
+    assert stored["model"] == "Extractor"
+    assert PropagationConfig.from_dict(stored["config"]) == config
+
+
+@pytest.mark.parametrize(
+    ("extractor", "config", "source"),
+    [
+        (Extractor(seed=1), PropagationConfig(), {"dataset": "x"}),
+        (Extractor(dtype=torch.bfloat16), PropagationConfig(), {"dataset": "x"}),
+        (torch.nn.Linear(3, 2), PropagationConfig(), {"dataset": "x"}),
+        (Extractor(), PropagationConfig(top_k=2), {"dataset": "x"}),
+        (Extractor(), PropagationConfig(), {"dataset": "y"}),
+    ],
+    ids=["weights", "dtype", "class", "config", "dataset"],
+)
+def test_claim_folder_when_anything_differs_refuses(tmp_path, extractor, config, source):
+    extractor.patch_size = 8
+    claim_folder(tmp_path, Extractor(), PropagationConfig(), {"dataset": "x"}, [])
+    with pytest.raises(ValueError, match=r"holds results of another model or setting .* Choose another folder"):
+        claim_folder(tmp_path, extractor, config, source, [])
+
+
+def test_claim_folder_when_results_have_no_stamp_refuses(tmp_path):
+    (tmp_path / "bear").mkdir()
+    with pytest.raises(ValueError, match=r"holds bear but no config\.json: its origin is unknown"):
+        claim_folder(tmp_path, Extractor(), PropagationConfig(), {}, ["ant", "bear"])
+    claim_folder(tmp_path, Extractor(), PropagationConfig(), {}, ["ant"])  # other folders are none of its business
