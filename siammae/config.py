@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -325,8 +326,8 @@ class PretrainConfig(_Settings):
         warmup_epochs: epochs in which the learning rate rises from 0.
         batch_size: pairs in one optimiser step.
         base_lr: learning rate for a batch of 256 pairs; scaled by ``batch_size / 256``.
-        weight_decay: AdamW's, on matrices only.
-        betas: AdamW's.
+        weight_decay: of AdamW, on matrices only.
+        betas: decay rates of AdamW's two running averages.
         precision: ``"bf16"`` = bfloat16 autocast, ``"fp32"``.
         workers: processes that read ahead; 0 reads in the training process.
         checkpoint_every: optimiser steps between saved states.
@@ -365,6 +366,8 @@ class PretrainConfig(_Settings):
     def __post_init__(self) -> None:
         if isinstance(self.model, Mapping):  # from JSON
             object.__setattr__(self, "model", ModelConfig.from_dict(self.model))
+        for field in ("videos", "output_dir"):  # a Path would fit neither JSON nor the saved state
+            object.__setattr__(self, field, os.fspath(getattr(self, field)))
         _check(0 < self.mask_ratio < 1, "mask_ratio", self.mask_ratio, "between 0 and 1")
         _check(1 <= self.frame_gap[0] <= self.frame_gap[1], "frame_gap", self.frame_gap, "(least, largest), from 1 up")
         low, high = self.crop_scale

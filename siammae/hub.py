@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -79,7 +79,6 @@ def _download(
     repo_id: str, revision: str | None, cache_dir: PathLike | None, token: str | bool | None, local_files_only: bool
 ) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     cache = None if cache_dir is None else Path(cache_dir)
     try:
@@ -89,12 +88,20 @@ def _download(
             )
             for file in (CONFIG_FILE, WEIGHTS_FILE)
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except _hub_errors() as error:
         raise CheckpointError(
             f"{repo_id!r} cannot be had from the Hugging Face Hub ({type(error).__name__}: {error}). Check the name, "
             f"revision={revision!r}, the token and the network; local_files_only={local_files_only}."
         ) from error
     return Path(config).parent
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """Return what is raised when the Hub refuses or is out of reach, whichever HTTP client its library uses."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    client_error = cast("type[Exception]", HfHubHTTPError.__bases__[0])  # also the base of failed connections
+    return client_error, HfHubHTTPError, HFValidationError, OSError
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -113,7 +120,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}.") from error
     version = config.get("format_version") if isinstance(config, dict) else None
-    if not isinstance(version, int) or "model" not in config:
+    if not isinstance(version, int) or not isinstance(config.get("model"), dict):
         raise CheckpointError(f"{path} has no format_version and model: it is no siammae checkpoint.")
     if version > FORMAT_VERSION:
         raise CheckpointError(
@@ -193,7 +200,6 @@ def upload(folder: Path, repo_id: str, *, private: bool = False, token: str | bo
         CheckpointError: the Hub refuses or cannot be reached.
     """
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     api = huggingface_hub.HfApi(token=token)
     try:
@@ -201,7 +207,7 @@ def upload(folder: Path, repo_id: str, *, private: bool = False, token: str | bo
         commit = api.upload_folder(
             repo_id=repo_id, folder_path=folder, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except _hub_errors() as error:
         raise CheckpointError(
             f"{repo_id!r} cannot be written on the Hugging Face Hub ({type(error).__name__}: {error}). "
             "Log in with `hf auth login` or pass token=..., and check that you may write there."

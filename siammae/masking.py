@@ -22,12 +22,16 @@ def random_kept(
         Indices ``(batch, kept)`` int64 in ``[0, patches)``, ascending in each row.
 
     Raises:
-        ValueError: ``mask_ratio`` is not between 0 and 1.
+        ValueError: ``mask_ratio`` is not between 0 and 1, or so small that nothing is hidden.
     """
     if not 0 < mask_ratio < 1:
         raise ValueError(f"mask_ratio is {mask_ratio}: it must be between 0 and 1.")
     # The small addend undoes float error such as 40 * (1 - 0.9) = 3.9999...
     kept = max(1, int(patches * (1 - mask_ratio) + 1e-6))
+    if kept >= patches:
+        raise ValueError(
+            f"mask_ratio is {mask_ratio}: it hides none of {patches} patches. Raise it or use larger frames."
+        )
     order = torch.rand(batch, patches, generator=generator).argsort(dim=1)
     return order[:, :kept].sort(dim=1).values.to(device)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from siammae import hub
@@ -17,7 +18,7 @@ from siammae.frames import PathLike, VideoSource
 from siammae.hub import DEFAULT_WEIGHTS
 from siammae.loss import masked_patch_loss, patchify
 from siammae.masking import hidden_mask, random_kept
-from siammae.vit import Decoder, Encoder
+from siammae.vit import Decoder, Encoder, sincos_position
 
 
 class PretrainOutput(NamedTuple):
@@ -112,9 +113,10 @@ class SiamMAE(nn.Module):
 
     def _check_position(self, source: str) -> None:
         """Refuse a position table that is not the one recomputed at other sizes: it would be wrong silently."""
-        expected = Encoder(self.config).pos_embed if self.config.position == "sincos" else None
-        if expected is None:
+        if self.config.position != "sincos":
             return
+        side, dim = self.config.grid_size, self.config.embed_dim
+        expected = F.pad(sincos_position((side, side), dim, extent=side), (0, 0, 1, 0))  # (1 + side*side, C), CLS first
         if (worst := (self.encoder.pos_embed - expected).abs().max().item()) > 2e-3:  # half precision stores to 5e-4
             raise CheckpointError(
                 f"{source}: pos_embed differs from the sine-cosine table by up to {worst:.3g}. "
@@ -183,7 +185,7 @@ class SiamMAE(nn.Module):
             The loss, the predicted patches (normalised as the loss sees them) and the mask.
 
         Raises:
-            ValueError: shapes differ or do not divide into patches.
+            ValueError: shapes differ or do not divide into patches, or pixels are integers other than uint8.
         """
         grid = self._check_pair(past, future)
         mean, std = self.config.pixel_mean, self.config.pixel_std
@@ -207,6 +209,9 @@ class SiamMAE(nn.Module):
                 f"past is {shape} and future {tuple(future.shape)}: both must be (B, 3, H, W) of one shape with H and "
                 f"W multiples of the patch size {p}. Crop or resize the frames."
             )
+        for name, frame in (("past", past), ("future", future)):
+            if frame.dtype != torch.uint8 and not frame.is_floating_point():
+                raise ValueError(f"{name} is {frame.dtype}: it must be uint8, or float in [0, 1]. Convert it to uint8.")
         return shape[2] // p, shape[3] // p
 
     def _encode_pair(self, past: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,8 @@ def _add_fields(group: Any, settings: type, names: tuple[str, ...] | list[str]) 
         if name in _CHOICES:
             options["choices"] = _CHOICES[name]
         elif isinstance(default, tuple):
-            options.update(nargs=len(default), type=type(default[0]), metavar=("LEAST", "LARGEST"))
+            names_of_two = ("BETA1", "BETA2") if name == "betas" else ("LEAST", "LARGEST")
+            options.update(nargs=2, type=type(default[0]), metavar=names_of_two)
         else:
             options.update(type=int if name in _OPTIONAL_INTEGERS else type(default), metavar="N")
         group.add_argument("--" + name.replace("_", "-"), **options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,8 @@ def load_state(folder: PathLike, config: PretrainConfig, model: SiamMAE, optimiz
         raise CheckpointError(f"nothing to resume: no {path}. Start without resume.")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        saved, step = state["config"], int(state["step"])
-    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        saved, weights, moments, step = state["config"], state["model"], state["optimizer"], int(state["step"])
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from error
     current = config.to_dict()
     changed = sorted(
@@ -57,8 +56,8 @@ def load_state(folder: PathLike, config: PretrainConfig, model: SiamMAE, optimiz
     if changed:
         detail = ", ".join(f"{key} was {saved.get(key)!r}, now {current[key]!r}" for key in changed)
         raise CheckpointError(f"{path} belongs to another configuration: {detail}. Only {_MAY_CHANGE} may change.")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    model.load_state_dict(weights)
+    optimizer.load_state_dict(moments)
     return step
 
 

@@ -41,7 +41,7 @@ def find_videos(source: PathLike) -> list[Path]:
     if not root.exists():
         raise FileNotFoundError(f"no file or folder {root}: pass a folder of videos, a .txt list or a video.")
     if root.is_dir():
-        videos = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+        videos = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
     else:
         videos = _read_list(root) if root.suffix == ".txt" else [root]
     if not videos:
@@ -105,6 +105,7 @@ class VideoPairs(Dataset[Tensor]):
         self._broken: set[int] = set()
         self._declared: dict[int, int] = {}  # frame counts as the containers state them
         self._lengths: dict[int, int] = {}  # true frame counts, where they are known
+        self._breaks: dict[int, str] = {}  # why a cached clip ends early
         self._cache: OrderedDict[int, list[NDArray[np.uint8]]] = OrderedDict()
         self._cached_bytes = 0
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
@@ -127,17 +128,18 @@ class VideoPairs(Dataset[Tensor]):
         first = int(self._order[1][place])
         for offset in range(len(self.videos)):  # a broken video is replaced by the next one
             video = (first + offset) % len(self.videos)
-            if video not in self._broken:
-                try:
-                    return self._pairs(video, np.random.default_rng((self.config.seed, epoch, video)))
-                except (VideoReadError, ValueError, FileNotFoundError) as error:
-                    self._broken.add(video)
+            try:
+                return self._pairs(video, np.random.default_rng((self.config.seed, epoch, video)))
+            except (VideoReadError, ValueError, FileNotFoundError) as error:
+                # Its next turn tries it again: other frames of it may be whole, and what was read before must not count.
+                if video not in self._broken:
                     logger.warning("skipping %s: %s", self.videos[video], error)
+                self._broken.add(video)
         raise ValueError(f"none of the {len(self.videos)} videos can be read: the log names them and the reasons.")
 
     @property
     def broken(self) -> list[Path]:
-        """Videos found unreadable so far, by this process."""
+        """Videos of which wanted frames could not be read so far, by this process."""
         return [self.videos[index] for index in sorted(self._broken)]
 
     def _pairs(self, video: int, rng: np.random.Generator) -> Tensor:
@@ -174,14 +176,24 @@ class VideoPairs(Dataset[Tensor]):
         """Return two frames; IndexError where the video ends before."""
         if self.config.cache_mb:
             clip = self._cached_clip(video)
+            if future >= len(clip) and video in self._breaks:
+                raise VideoReadError(self._breaks[video], frame_index=len(clip))
             return clip[past], clip[future]
-        frames = list(read_frames(self.videos[video], start=past, stop=future + 1, step=future - past))
+        try:
+            frames = list(read_frames(self.videos[video], start=past, stop=future + 1, step=future - past))
+        except ValueError as error:  # the video ends before the past frame
+            raise IndexError(str(error)) from error
         return self._shrink(frames[0]), self._shrink(frames[1])
 
     def _cached_clip(self, video: int) -> list[NDArray[np.uint8]]:
         if video not in self._cache:
-            clip = [self._shrink(frame) for frame in read_frames(self.videos[video])]
-            self._lengths[video] = len(clip)
+            clip = []
+            try:
+                for frame in read_frames(self.videos[video]):
+                    clip.append(self._shrink(frame))
+                self._lengths[video] = len(clip)
+            except VideoReadError as error:  # the frames before are good, as they are without a cache
+                self._breaks[video] = str(error)
             self._cache[video] = clip
             self._cached_bytes += sum(frame.nbytes for frame in clip)
             while self._cached_bytes > self.config.cache_mb * 2**20 and len(self._cache) > 1:

@@ -57,6 +57,7 @@ def pretrain(
         ValueError: the output folder holds another run, or the configuration does not fit the videos.
         FileNotFoundError: there are no videos at ``config.videos``.
         CheckpointError: ``resume`` has no state, or one of another configuration.
+        FloatingPointError: the loss is no longer finite.
     """
     videos = find_videos(config.videos)
     output = _prepare_output(config, resume)
@@ -73,10 +74,11 @@ def pretrain(
             rate = learning_rate(step, config, total)
             loss = _train_step(model, optimizer, pairs.to(target), config, step, rate)
             step += 1
-            log.add(step, loss, rate, last=step == stop)
-            if request.received:
+            stopping, pausing = request.received, step % config.checkpoint_every == 0
+            log.add(step, loss, rate, now=step == stop or stopping or pausing)  # nothing unchecked is ever saved
+            if stopping:
                 break
-            if step % config.checkpoint_every == 0 and step < stop:
+            if pausing and step < stop:
                 _save(config, model, optimizer, step)
         exported = _save(config, model, optimizer, step)
     if request.received:
@@ -89,7 +91,8 @@ def pretrain(
 def _prepare_output(config: PretrainConfig, resume: PathLike | None) -> Path:
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    if resume is None and (output / STATE_FILE).exists():
+    goes_on = resume is not None and Path(resume).resolve() == output.resolve()
+    if not goes_on and (output / STATE_FILE).exists():
         raise ValueError(f"{output} holds a run already: pass resume={str(output)!r} to go on, or another output_dir.")
     return output
 
@@ -118,8 +121,14 @@ def _batches(videos: list[Path], config: PretrainConfig, start: int, stop: int) 
         batch_size=each,
         collate_fn=torch.cat,
         num_workers=config.workers,
-        persistent_workers=False,
+        worker_init_fn=_ignore_interrupts,
+        generator=torch.Generator(),  # PyTorch's global one stays as it was
     )
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal, but only the training process decides when its readers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _precision(config: PretrainConfig, device: torch.device) -> AbstractContextManager[Any]:
@@ -178,19 +187,19 @@ class _Log:
         self._losses: list[Tensor] = []
         self._since = time.perf_counter()
 
-    def add(self, step: int, loss: Tensor, rate: float, *, last: bool) -> None:
+    def add(self, step: int, loss: Tensor, rate: float, *, now: bool) -> None:
         """Take one step's loss; its number is read only when a line is written, since reading waits for a GPU."""
         self._losses.append(loss)
         self._bar.update()
-        if step % _LOG_EVERY and not last:
+        if step % _LOG_EVERY and not now:
             return
         mean = torch.stack(self._losses).mean().item()
         if not math.isfinite(mean):
             raise FloatingPointError(f"the loss is {mean} at step {step}: lower base_lr (now {rate:.2e} is in use).")
-        now = time.perf_counter()
-        speed = len(self._losses) * self._batch / (now - self._since)
+        moment = time.perf_counter()
+        speed = len(self._losses) * self._batch / (moment - self._since)
         line = {"step": step, "loss": round(mean, 6), "lr": rate, "pairs_per_second": round(speed, 1)}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self._bar.set_postfix(loss=f"{mean:.3f}", pairs_per_s=f"{speed:.0f}")
-        self._losses, self._since = [], now
+        self._losses, self._since = [], moment

@@ -1,0 +1,323 @@
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import siammae
+from siammae.cli import main
+from siammae.cli.demo import demo_data
+from siammae.cli.options import field_help, pick_device
+
+TINY = siammae.ModelConfig(
+    patch_size=8, image_size=32, embed_dim=32, depth=2, num_heads=2, decoder_dim=32, decoder_depth=1, decoder_heads=2
+)
+RECOMMENDED = siammae.PropagationConfig(queue_length=2, radius=4)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = siammae.SiamMAE(TINY, propagation=RECOMMENDED)
+    return str(model.save_pretrained(tmp_path_factory.mktemp("weights")))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    """A video of a square that moves, its first mask and two points, in a folder."""
+    folder = tmp_path_factory.mktemp("clip")
+    rng = np.random.default_rng(0)
+    background, square = rng.integers(0, 255, (48, 64, 3), np.uint8), rng.integers(0, 255, (16, 16, 3), np.uint8)
+    (folder / "frames").mkdir()
+    with siammae.VideoWriter(folder / "clip.mp4", fps=10) as video:
+        for index in range(5):
+            frame = background.copy()
+            frame[16:32, 8 + 4 * index : 24 + 4 * index] = square
+            video.write(frame)
+            Image.fromarray(frame).save(folder / "frames" / f"{index}.png")
+    mask = np.zeros((48, 64), np.uint8)
+    mask[16:32, 8:24] = 3
+    siammae.write_mask(folder / "mask.png", mask)
+    (folder / "points.csv").write_text("name,x,y\nleft,10,20\nright,20,28\n")
+    return folder
+
+
+def fails(capsys, *argv: object) -> str:
+    """Run a command that must fail with one clear line."""
+    assert main([str(part) for part in argv]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"siammae {argv[0]}: error: ")
+    return error
+
+
+def test_propagate_when_given_a_video_writes_palette_masks_and_overlay(clip, weights, tmp_path, capsys):
+    out = tmp_path / "out"
+    argv = ["propagate", clip / "clip.mp4", "--mask", clip / "mask.png", "-o", out, "--overlay", "--model", weights]
+    assert main([str(part) for part in argv]) == 0
+    masks = sorted(out.glob("*.png"))
+    assert [mask.name for mask in masks] == [f"{index:05d}.png" for index in range(5)]
+    assert all(Image.open(mask).mode == "P" for mask in masks)
+    np.testing.assert_array_equal(siammae.read_mask(masks[0]), siammae.read_mask(clip / "mask.png"))
+    assert len(list(siammae.read_frames(out / "overlay.mp4"))) == 5
+    assert "5 masks of objects 3" in capsys.readouterr().out
+
+
+def test_propagate_equals_the_library_call(clip, weights, tmp_path):
+    out = tmp_path / "out"
+    argv = ["propagate", clip / "frames", "--mask", clip / "mask.png", "-o", out, "--model", weights, "--quiet"]
+    assert main([str(part) for part in argv]) == 0
+    expected = siammae.propagate_masks(clip / "frames", clip / "mask.png", model=weights)
+    got = [siammae.read_mask(path, binary=False) for path in sorted(out.glob("*.png"))]
+    np.testing.assert_array_equal(np.stack(got), expected.labels)
+
+
+def test_propagate_when_folder_holds_masks_refuses_unless_told(clip, weights, tmp_path, capsys):
+    argv = ["propagate", clip / "frames", "--mask", clip / "mask.png", "-o", tmp_path, "--model", weights, "--quiet"]
+    siammae.write_mask(tmp_path / "00099.png", np.zeros((48, 64), np.uint8))
+    assert "holds masks already" in fails(capsys, *argv)
+    assert main([str(part) for part in [*argv, "--overwrite"]]) == 0
+    assert not (tmp_path / "00099.png").exists()
+
+
+def test_propagate_when_video_stops_half_way_keeps_whole_masks_and_says_where(clip, weights, tmp_path, capsys):
+    with siammae.VideoWriter(tmp_path / "clip.avi") as video:
+        for frame in siammae.read_frames(clip / "frames"):
+            for _ in range(4):
+                video.write(frame)
+    cut = tmp_path / "cut.avi"
+    whole = (tmp_path / "clip.avi").read_bytes()
+    cut.write_bytes(whole[: len(whole) // 2])  # an AVI can be read from its beginning, an MP4 not
+    out = tmp_path / "out"
+    argv = ["propagate", cut, "--mask", clip / "mask.png", "-o", out, "--overlay", "--model", weights, "--quiet"]
+    error = fails(capsys, *argv)
+    masks = sorted(out.iterdir())
+    assert 0 < len(masks) < 20
+    assert str(len(masks)) in error
+    assert [mask.name for mask in masks] == [f"{index:05d}.png" for index in range(len(masks))]  # no overlay, no parts
+    assert all(siammae.read_mask(mask).shape == (48, 64) for mask in masks)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--mask": "missing.png"}, "no mask at missing.png"),
+        ({"VIDEO": "missing.mp4"}, "missing.mp4"),
+        ({"--model": "nonsense"}, "hf-hub:owner/nonsense"),
+        ({"--device": "cuda:7"}, "no device 'cuda:7' here"),
+        ({"--kernels": "triton"}, "no triton kernels here"),
+        ({"--set": "speed=1"}, "unknown PropagationConfig fields"),
+        ({"--set": "speed"}, "must be FIELD=VALUE"),
+        ({"--set": "top_k=0"}, "top_k is 0"),
+        ({"--top-k": "0"}, "top_k is 0"),
+        ({"--short-side": "2"}, "at least one patch"),
+    ],
+)
+def test_propagate_when_input_is_wrong_says_so_in_one_line(clip, weights, tmp_path, capsys, change, message):
+    video = change.pop("VIDEO", clip / "frames")
+    options = {"--mask": clip / "mask.png", "-o": tmp_path / "out", "--model": weights, **change}
+    error = fails(capsys, "propagate", video, "--quiet", *(part for option in options.items() for part in option))
+    assert message in error
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+def test_track_writes_names_positions_and_confidence(clip, weights, tmp_path):
+    out = tmp_path / "new" / "tracks.csv"
+    argv = ["track", clip / "clip.mp4", "--points", clip / "points.csv", "-o", out, "--overlay", "--model", weights]
+    assert main([str(part) for part in argv]) == 0
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 5
+    assert rows[0] == {"frame": "0", "name": "left", "x": "10.00", "y": "20.00", "confidence": "1.000"}
+    assert {row["name"] for row in rows} == {"left", "right"}
+    assert sorted(path.name for path in out.parent.iterdir()) == ["tracks.csv", "tracks.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the first line must be name,x,y"),
+        ("a,b\n1,2\n", "the first line must be name,x,y"),
+        ("name,x,y\n", "holds no keypoint"),
+        ("name,x,y\nnose,1,2\near,one,2\n", "line 3: x is 'one'"),
+        ("x,y\n1,nan\n", "line 2: .*they must be finite"),
+        ("x,y\n1\n", "line 2: .*None"),
+        ("x,y\n1,2\n900,2\n", "keypoint 1 is"),
+    ],
+)
+def test_track_when_points_are_wrong_names_the_line(clip, weights, tmp_path, capsys, text, message):
+    (tmp_path / "points.csv").write_text(text)
+    argv = ["track", clip / "frames", "--points", tmp_path / "points.csv", "-o", tmp_path / "out.csv"]
+    error = fails(capsys, *argv, "--model", weights, "--quiet")
+    assert re.search(message, error)
+    assert [path.name for path in tmp_path.iterdir()] == ["points.csv"]
+
+
+def test_track_when_output_is_no_csv_refuses(clip, capsys):
+    assert "must end in .csv" in fails(capsys, "track", "a.mp4", "--points", "b.csv", "-o", "out.txt")
+
+
+def test_extract_writes_what_the_library_returns(clip, weights, tmp_path, capsys):
+    out = tmp_path / "features.safetensors"
+    argv = ["extract", clip / "frames", "-o", out, "--model", weights, "--short-side", 32]
+    assert main([str(part) for part in argv]) == 0
+    model = siammae.SiamMAE.from_pretrained(weights)
+    expected = model.extract(clip / "frames", resize=32, batch_size=4)
+    torch.testing.assert_close(load_file(out)["features"], expected, rtol=0, atol=0)
+    assert "(5, 32, 4, 5)" in capsys.readouterr().out
+    assert main([str(part) for part in [*argv, "--half"]]) == 0
+    assert load_file(out)["features"].dtype == torch.float16
+    assert "must end in .safetensors" in fails(capsys, "extract", clip / "frames", "-o", tmp_path / "features.npy")
+
+
+@pytest.fixture
+def davis(clip, tmp_path) -> Path:
+    """The moving square in DAVIS-2016's layout."""
+    for kind in ("JPEGImages", "Annotations"):
+        (tmp_path / kind / "480p" / "square").mkdir(parents=True)
+    for index in range(5):
+        frame = Image.open(clip / "frames" / f"{index}.png")
+        frame.save(tmp_path / "JPEGImages" / "480p" / "square" / f"{index:05d}.jpg", quality=95)
+        mask = np.zeros((48, 64), np.uint8)
+        mask[16:32, 8 + 4 * index : 24 + 4 * index] = 255
+        Image.fromarray(mask).save(tmp_path / "Annotations" / "480p" / "square" / f"{index:05d}.png")
+    (tmp_path / "ImageSets" / "2016").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "2016" / "dev.txt").write_text("square\n")
+    return tmp_path
+
+
+def test_evaluate_davis_prints_a_table_and_writes_json_and_masks(davis, weights, capsys):
+    argv = ["evaluate", "davis", davis, "--year", 2016, "--split", "dev", "--model", weights]
+    extra = ["-o", davis / "masks", "--json", davis / "scores.json", "--set", "queue_length=1"]
+    assert main([str(part) for part in [*argv, *extra]]) == 0
+    table = capsys.readouterr().out
+    assert "J&F" in table
+    scores = json.loads((davis / "scores.json").read_text())
+    assert scores["config"]["queue_length"] == 1
+    assert scores["config"]["radius"] == RECOMMENDED.radius
+    assert main([str(part) for part in [*argv[:7], "--results", davis / "masks"]]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == table.splitlines()[-2]
+
+
+@pytest.mark.parametrize("baseline", ["rgb", "random"])
+def test_evaluate_davis_when_asked_for_a_baseline_scores_that(davis, weights, capsys, baseline):
+    argv = ["evaluate", "davis", davis, "--year", 2016, "--split", "dev", "--model", weights, "--quiet"]
+    tables = []
+    for extra in ([], ["--baseline", baseline]):
+        assert main([str(part) for part in [*argv, *extra]]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] != tables[1] or baseline == "random"  # the fixture's weights are that very random network
+
+
+def test_evaluate_davis_when_layout_is_wrong_shows_the_expected_one(tmp_path, capsys, weights):
+    assert main(["evaluate", "davis", str(tmp_path), "--model", weights]) == 1
+    assert "JPEGImages" in capsys.readouterr().err
+
+
+def test_pretrain_and_resume_give_weights_that_load(clip, tmp_path, capsys):
+    out = tmp_path / "run"
+    network = ["--size", "tiny", "--patch-size", 8, "--image-size", 16, "--decoder-dim", 32, "--decoder-depth", 1]
+    recipe = ["--frame-gap", 1, 3, "--samples-per-video", 4, "--batch-size", 4, "--epochs", 3, "--warmup-epochs", 1]
+    argv = [str(part) for part in ["pretrain", clip, "-o", out, *network, *recipe, "--device", "cpu", "--quiet"]]
+    assert main([*argv, "--max-steps", "1"]) == 0
+    assert "use them with --model" in capsys.readouterr().out
+    assert "holds a run already" in fails(capsys, *argv)
+    assert main(["pretrain", str(clip), "-o", str(out), "--resume", "--device", "cpu", "--quiet"]) == 0
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 3]
+    model = siammae.SiamMAE.from_pretrained(out / "model")
+    assert (model.config.patch_size, model.config.decoder_dim) == (8, 32)
+
+
+def test_pretrain_when_there_is_nothing_to_resume_says_so(clip, tmp_path, capsys):
+    assert "nothing to resume" in fails(capsys, "pretrain", clip, "-o", tmp_path / "run", "--resume")
+
+
+def test_pretrain_when_interrupted_saves_and_exits_with_130(clip, tmp_path):
+    out = tmp_path / "run"
+    network = ["--size", "tiny", "--patch-size", "8", "--image-size", "16", "--decoder-dim", "32"]
+    recipe = ["--frame-gap", "1", "3", "--batch-size", "2", "--epochs", "100000", "--device", "cpu", "--quiet"]
+    command = [sys.executable, "-m", "siammae", "pretrain", str(clip), "-o", str(out), *network, *recipe]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "log.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the state is saved" in stderr
+    assert "Traceback" not in stderr
+    assert (out / "state.pt").exists()
+
+
+def test_info_names_checkpoint_and_kernels(weights, capsys):
+    assert main(["info", weights, "--card"]) == 0
+    out = capsys.readouterr().out
+    assert "reference  available" in out
+    assert "triton" in out
+    assert "width 32, depth 2" in out
+    assert "queue_length=2" in out
+    assert "# SiamMAE checkpoint" in out
+
+
+def test_demo_writes_masks_overlay_and_contact_sheet(weights, tmp_path, capsys):
+    out = tmp_path / "demo"
+    assert main(["demo", "-o", str(out), "--model", weights, "--short-side", "64", "--quiet"]) == 0
+    count = sum(1 for _ in siammae.read_frames(demo_data() / "walkers.mp4"))
+    assert len(list((out / "masks").glob("*.png"))) == count
+    assert sum(1 for _ in siammae.read_frames(out / "overlay.mp4")) == count
+    assert Image.open(out / "contact_sheet.png").width > 600
+    assert str(out / "contact_sheet.png") in capsys.readouterr().out
+
+
+def test_demo_data_when_missing_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr("siammae.cli.demo.__file__", str(tmp_path / "siammae" / "cli" / "demo.py"))
+    with pytest.raises(FileNotFoundError, match="no demo clip"):
+        demo_data()
+
+
+def test_demo_data_stays_small():
+    assert sum(path.stat().st_size for path in demo_data().iterdir()) <= 500_000
+
+
+def test_error_when_traceback_is_asked_for_is_raised(monkeypatch):
+    monkeypatch.setenv("SIAMMAE_TRACEBACK", "1")
+    with pytest.raises(ValueError, match=r"must end in \.csv"):
+        main(["track", "a.mp4", "--points", "b.csv", "-o", "out.txt"])
+
+
+@pytest.mark.parametrize("argv", [[], ["fly"], ["propagate"], ["evaluate"], ["info", "--colour"]])
+def test_command_line_when_it_is_malformed_exits_with_2(argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    assert "usage: siammae" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["demo", "propagate", "track", "extract", "evaluate davis", "pretrain", "info"])
+def test_help_of_every_command_is_printed(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), "--help"])
+    assert stop.value.code == 0
+    assert f"usage: siammae {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("settings", [siammae.ModelConfig, siammae.PropagationConfig, siammae.PretrainConfig])
+def test_field_help_explains_every_field(settings):
+    assert list(field_help(settings)) == list(settings.__dataclass_fields__)
+    assert all(len(text) > 8 for text in field_help(settings).values())
+
+
+def test_pick_device_when_auto_finds_one():
+    assert pick_device("auto") in ("cpu", "cuda", "mps")
+    assert pick_device("cpu") == "cpu"
