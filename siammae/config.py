@@ -39,6 +39,14 @@ def _tuples(value: Any) -> Any:  # noqa: ANN401 -- any JSON value
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
+def _check_integers(settings: _Settings) -> None:
+    """Refuse 2.5 or True where a whole number belongs: it would fail much later, far from its cause."""
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        got = getattr(settings, field.name)
+        if field.type == "int" or (field.type == "int | None" and got is not None):
+            _check(isinstance(got, int) and not isinstance(got, bool), field.name, got, "a whole number")
+
+
 class _Settings:
     """What the three settings share: JSON-ready dictionaries, strict on the way in."""
 
@@ -118,6 +126,7 @@ class ModelConfig(_Settings):
     pixel_std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
+        _check_integers(self)
         for field in ("patch_size", "image_size", "embed_dim", "depth", "num_heads", "decoder_dim", "decoder_depth"):
             _check(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
         _check(self.decoder_heads >= 1, "decoder_heads", self.decoder_heads, "at least 1")
@@ -217,6 +226,7 @@ class PropagationConfig(_Settings):
     keypoint_top_k: int = 5
 
     def __post_init__(self) -> None:
+        _check_integers(self)
         _check(self.top_k >= 1, "top_k", self.top_k, "at least 1")
         _check(
             self.temperature > 0 and math.isfinite(self.temperature), "temperature", self.temperature, "above 0, finite"
@@ -321,7 +331,7 @@ class PretrainConfig(_Settings):
         flip: probability of a horizontal flip.
         still_share: part of the pairs made from one frame by two different crops instead of two frames by one crop.
         short_side: frames are shrunk to this short side when read; None keeps them.
-        cache_mb: memory for decoded frames, in MiB; 0 decodes anew for every sample.
+        cache_mb: memory for decoded frames in each reading process, in MiB; 0 decodes anew for every sample.
         epochs: passes over the videos.
         warmup_epochs: epochs in which the learning rate rises from 0.
         batch_size: pairs in one optimiser step.
@@ -364,6 +374,7 @@ class PretrainConfig(_Settings):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _check_integers(self)
         if isinstance(self.model, Mapping):  # from JSON
             object.__setattr__(self, "model", ModelConfig.from_dict(self.model))
         for field in ("videos", "output_dir"):  # a Path would fit neither JSON nor the saved state
@@ -378,6 +389,7 @@ class PretrainConfig(_Settings):
         _check(self.short_side is None or self.short_side >= 1, "short_side", self.short_side, "at least 1, or None")
         for field in ("samples_per_video", "epochs", "batch_size", "checkpoint_every"):
             _check(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
+        _check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers in [0, 1)")
         for field in ("cache_mb", "warmup_epochs", "workers", "weight_decay", "base_lr"):
             _check(getattr(self, field) >= 0, field, getattr(self, field), "at least 0")
         _check_choice("precision", self.precision, ("bf16", "fp32"))

@@ -123,7 +123,7 @@ class SiamMAE(nn.Module):
                 'Set position to "learned" in config.json.'
             )
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: a head can be trained on the features
     def extract(
         self,
         frames: VideoSource,

@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from siammae.metrics import boundary_measure, confusion_matrix, mean_iou, pck, region_similarity, statistics
+from siammae.metrics import (
+    boundary_measure,
+    class_iou,
+    confusion_matrix,
+    mean_iou,
+    pck,
+    region_similarity,
+    statistics,
+)
 
 SHAPES = [(7, 13), (1, 9), (9, 1), (1, 1), (2, 2), (16, 16), (31, 5)]
 
@@ -197,6 +205,13 @@ def test_mean_iou_leaves_out_absent_classes_and_counts_background():
     confusion = confusion_matrix(prediction, truth, 4)
     np.testing.assert_array_equal(confusion, [[1, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     assert mean_iou(confusion) == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_class_iou_is_nan_for_absent_classes_only():
+    confusion = confusion_matrix(np.array([[0, 1, 1, 2]]), np.array([[0, 0, 1, 1]]), 4)
+    np.testing.assert_allclose(class_iou(confusion), [1 / 2, 1 / 3, 0, np.nan])
+    with pytest.raises(ValueError, match=r"confusion is \(3, 4\): it must be \(classes, classes\)"):
+        class_iou(confusion[:3])
 
 
 def test_mean_iou_counts_class_that_is_only_predicted_as_zero():

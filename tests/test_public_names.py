@@ -37,6 +37,8 @@ INVENTORY = {
     "boundary_measure",
     "contact_sheet",
     "evaluate_davis",
+    "evaluate_jhmdb",
+    "evaluate_vip",
     "feature_pca",
     "follow_keypoints",
     "follow_masks",
@@ -52,6 +54,8 @@ INVENTORY = {
     "read_mask",
     "region_similarity",
     "score_davis",
+    "score_jhmdb",
+    "score_vip",
     "topk_affinity",
     "write_mask",
 }

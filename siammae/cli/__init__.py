@@ -33,7 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"\nsiammae: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130
-    except (SiamMAEError, ValueError, OSError) as error:
+    except (
+        SiamMAEError,
+        ValueError,
+        OSError,
+        ImportError,
+        FloatingPointError,
+    ) as error:  # ImportError: a missing extra
         if os.environ.get(_TRACEBACK):
             raise
         print(f"siammae {args.command}: error: {error}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from siammae.errors import CheckpointError
 from siammae.frames import PathLike
 from siammae.model import SiamMAE
 
-STATE_FILE, LOG_FILE, CONFIG_FILE = "state.pt", "log.jsonl", "pretrain.json"
+STATE_FILE, LOG_FILE, CONFIG_FILE, VIDEOS_FILE = "state.pt", "log.jsonl", "pretrain.json", "videos.txt"
 _MAY_CHANGE = ("videos", "output_dir", "workers", "cache_mb", "checkpoint_every")
 
 
@@ -59,6 +60,25 @@ def load_state(folder: PathLike, config: PretrainConfig, model: SiamMAE, optimiz
     model.load_state_dict(weights)
     optimizer.load_state_dict(moments)
     return step
+
+
+def claim_videos(folder: PathLike, videos: Sequence[Path], *, resumed: bool) -> None:
+    """Write the videos' names to ``videos.txt``; a resumed run must have the same ones, wherever they lie now.
+
+    Raises:
+        CheckpointError: they are others, so the samples to come would not be those of the run that began.
+    """
+    path = Path(folder) / VIDEOS_FILE
+    names = "".join(f"{video.name}\n" for video in videos)
+    if not resumed:
+        part = path.with_suffix(".part")
+        part.write_text(names, encoding="utf-8")
+        part.replace(path)
+    elif not path.is_file() or (before := path.read_text(encoding="utf-8")) != names:
+        count = before.count("\n") if path.is_file() else "unknown"
+        raise CheckpointError(
+            f"the {len(videos)} videos are not the {count} that this run began with ({path}). Restore them to resume."
+        )
 
 
 def cut_log(folder: PathLike, step: int) -> None:

@@ -75,7 +75,7 @@ def draw_frames(rng: np.random.Generator, count: int, gap: tuple[int, int]) -> t
 def draw_crop(
     rng: np.random.Generator, size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
 ) -> Box:
-    """Draw a crop as torchvision's RandomResizedCrop does: uniform area, log-uniform aspect; centred after ten tries."""
+    """Draw a crop as torchvision's RandomResizedCrop: uniform area, log-uniform aspect; centred after ten tries."""
     height, width = size
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
@@ -131,7 +131,7 @@ class VideoPairs(Dataset[Tensor]):
             try:
                 return self._pairs(video, np.random.default_rng((self.config.seed, epoch, video)))
             except (VideoReadError, ValueError, FileNotFoundError) as error:
-                # Its next turn tries it again: other frames of it may be whole, and what was read before must not count.
+                # Tried again at its next turn: other frames may be whole, and what was read before must not count.
                 if video not in self._broken:
                     logger.warning("skipping %s: %s", self.videos[video], error)
                 self._broken.add(video)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from siammae.config import PretrainConfig
 from siammae.frames import PathLike
 from siammae.model import SiamMAE
-from siammae.pretraining.checkpoint import LOG_FILE, STATE_FILE, cut_log, load_state, save_state
+from siammae.pretraining.checkpoint import LOG_FILE, STATE_FILE, claim_videos, cut_log, load_state, save_state
 from siammae.pretraining.pairs import VideoPairs, find_videos
 from siammae.pretraining.schedule import learning_rate, parameter_groups, total_steps
 from siammae.vit import set_fused_attention
@@ -64,6 +64,7 @@ def pretrain(
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model, optimizer = _build(config, target)
     start = load_state(resume, config, model, optimizer) if resume is not None else 0
+    claim_videos(output, videos, resumed=resume is not None)
     total = total_steps(config, len(videos))
     stop = total if max_steps is None else min(total, start + max_steps)
     cut_log(output, start)

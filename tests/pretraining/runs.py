@@ -1,0 +1,44 @@
+"""Pretraining runs so small that they take a fraction of a second."""
+
+import json
+
+import torch
+
+from siammae.config import PretrainConfig
+from siammae.model import SiamMAE
+from tests.helpers import moving_square, tiny_config, write_video
+
+
+def run_config(videos="clips", output_dir="run", **fields):
+    """Two steps an epoch for four videos; any field can be another."""
+    defaults = {
+        "model": tiny_config(),
+        "mask_ratio": 0.75,
+        "frame_gap": (1, 4),
+        "samples_per_video": 2,
+        "epochs": 4,
+        "warmup_epochs": 1,
+        "batch_size": 4,
+        "base_lr": 0.05,
+        "precision": "fp32",
+    }
+    return PretrainConfig(videos=str(videos), output_dir=str(output_dir), **{**defaults, **fields})
+
+
+def make_clips(folder, count=4, frames=8, size=(40, 48)):
+    """Write videos with squares that move differently."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        video, _ = moving_square(frames, size, side=12, start=(0, 2 * index), step=(2, index % 3 + 1), seed=index)
+        write_video(folder / f"clip{index}.avi", video)
+    return folder
+
+
+def read_log(output_dir):
+    return [json.loads(line) for line in (output_dir / "log.jsonl").read_text().splitlines()]
+
+
+def same_weights(one, other):
+    """Whether two exported models have bit-identical tensors."""
+    states = [SiamMAE.from_pretrained(folder).state_dict() for folder in (one, other)]
+    return all(torch.equal(states[0][name], states[1][name]) for name in states[0])

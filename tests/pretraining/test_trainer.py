@@ -1,0 +1,218 @@
+"""Whole runs, a fraction of a second each: what they leave behind, and that no interruption shows in the weights."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from siammae.errors import CheckpointError
+from siammae.model import SiamMAE
+from siammae.pretraining import pretrain, trainer
+from tests.helpers import tiny_config
+from tests.pretraining.runs import make_clips, read_log, run_config, same_weights
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return make_clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="module")
+def whole(clips, tmp_path_factory):
+    """An uninterrupted run of 8 steps."""
+    output = tmp_path_factory.mktemp("whole")
+    pretrain(run_config(clips, output), device="cpu")
+    return output
+
+
+def interrupt_after(monkeypatch, steps, act):
+    """Call ``act`` once, at the end of this many training steps."""
+    real, count = trainer._train_step, itertools.count(1)
+
+    def step(*arguments):
+        loss = real(*arguments)
+        if next(count) == steps:
+            act()
+        return loss
+
+    monkeypatch.setattr(trainer, "_train_step", step)
+
+
+def test_pretrain_leaves_state_settings_log_and_a_model_that_loads(whole, clips):
+    assert sorted(file.name for file in whole.iterdir()) == ["log.jsonl", "model", "pretrain.json", "state.pt"]
+    model = SiamMAE.from_pretrained(whole / "model")
+    assert model.config == tiny_config()
+    log = read_log(whole)
+    assert [line["step"] for line in log] == [8]
+    assert set(log[0]) == {"step", "loss", "lr", "pairs_per_second"}
+
+
+def test_pretrain_lowers_the_loss(clips, tmp_path):
+    config = run_config(clips, tmp_path, epochs=20, base_lr=0.3)
+    pretrain(config, device="cpu")
+    losses = [line["loss"] for line in read_log(tmp_path)]
+    assert len(losses) == 4
+    assert losses[-1] < 0.95 * losses[0]
+
+
+def test_pretrain_twice_gives_bit_identical_weights(whole, clips, tmp_path):
+    folder = pretrain(run_config(clips, tmp_path / "again", cache_mb=64, checkpoint_every=3), device="cpu")
+    assert folder == tmp_path / "again" / "model"
+    assert same_weights(folder, whole / "model")
+    assert not same_weights(pretrain(run_config(clips, tmp_path / "seed", seed=1), device="cpu"), whole / "model")
+
+
+def test_pretrain_with_workers_gives_the_same_weights(whole, clips, tmp_path):
+    assert same_weights(pretrain(run_config(clips, tmp_path, workers=1), device="cpu"), whole / "model")
+
+
+def test_pretrain_leaves_the_global_random_state_alone(clips, tmp_path):
+    before = torch.get_rng_state()
+    pretrain(run_config(clips, tmp_path), device="cpu", max_steps=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("sittings", [(5,), (1, 2, 3), (0, 8)], ids=str)
+def test_pretrain_resumed_in_the_middle_equals_the_uninterrupted_run(whole, clips, tmp_path, sittings):
+    config = run_config(clips, tmp_path)
+    for place, steps in enumerate(sittings):
+        folder = pretrain(config, device="cpu", resume=tmp_path if place else None, max_steps=steps)
+        done = sum(sittings[: place + 1])
+        assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == done
+        assert same_weights(folder, whole / "model") == (done == 8)
+    assert same_weights(pretrain(config, device="cpu", resume=str(tmp_path)), whole / "model")
+
+
+@pytest.mark.parametrize("model", [{"encoder": "joint", "decoder": "joint"}, {"position": "learned"}], ids=str)
+def test_pretrain_in_bfloat16_resumed_equals_the_uninterrupted_run(clips, tmp_path, model):
+    fields = {"model": tiny_config(**model), "precision": "bf16", "epochs": 2, "still_share": 0.5}
+    straight = pretrain(run_config(clips, tmp_path / "whole", **fields), device="cpu")
+    config = run_config(clips, tmp_path / "parts", **fields)
+    pretrain(config, device="cpu", max_steps=3)
+    assert same_weights(pretrain(config, device="cpu", resume=tmp_path / "parts"), straight)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_pretrain_stopped_by_a_signal_saves_its_state_and_goes_on(whole, clips, tmp_path, monkeypatch, number):
+    config = run_config(clips, tmp_path)
+    handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(KeyboardInterrupt, match=r"stopped at step 3 of 8; the state is saved, resume='.*' goes on"):
+            pretrain(config, device="cpu")
+    assert [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [line["step"] for line in read_log(tmp_path)] == [3]
+    assert same_weights(pretrain(config, device="cpu", resume=tmp_path), whole / "model")
+
+
+def test_pretrain_stopped_by_a_second_signal_stops_at_once(clips, tmp_path, monkeypatch):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupt_after(monkeypatch, 3, twice)
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        pretrain(run_config(clips, tmp_path), device="cpu")
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_pretrain_keeps_its_readers_when_the_terminal_interrupts_them(whole, clips, tmp_path, monkeypatch):
+    def interrupt_readers():
+        for _ in range(2):
+            for process in multiprocessing.active_children():
+                os.kill(process.pid, signal.SIGINT)
+            time.sleep(0.1)  # or both would count as one
+
+    interrupt_after(monkeypatch, 2, interrupt_readers)
+    assert same_weights(pretrain(run_config(clips, tmp_path, workers=1), device="cpu"), whole / "model")
+
+
+class PowerCutError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("every", [1, 3, 5])
+def test_pretrain_killed_goes_on_from_the_last_checkpoint_without_a_log_line_twice(
+    whole, clips, tmp_path, monkeypatch, every
+):
+    def cut():
+        raise PowerCutError
+
+    config = run_config(clips, tmp_path, checkpoint_every=every)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 7, cut)
+        with pytest.raises(PowerCutError):
+            pretrain(config, device="cpu")
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 6 // every * every
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 7, "loss": 1.0}\n{"step": 8, "lo')
+    folder = pretrain(config, device="cpu", resume=tmp_path)
+    assert same_weights(folder, whole / "model")
+    steps = [line["step"] for line in read_log(tmp_path)]
+    assert steps == sorted({*range(every, 9, every), 8})
+
+
+def test_pretrain_resumed_when_finished_changes_nothing(whole, clips, tmp_path):
+    config = run_config(clips, tmp_path)
+    pretrain(config, device="cpu")
+    log = read_log(tmp_path)
+    assert same_weights(pretrain(config, device="cpu", resume=tmp_path), whole / "model")
+    assert read_log(tmp_path) == log
+
+
+def test_pretrain_resumed_into_another_folder_goes_on_there(whole, clips, tmp_path):
+    pretrain(run_config(clips, tmp_path / "first"), device="cpu", max_steps=4)
+    folder = pretrain(run_config(clips, tmp_path / "second"), device="cpu", resume=tmp_path / "first")
+    assert folder == tmp_path / "second" / "model"
+    assert same_weights(folder, whole / "model")
+
+
+def test_pretrain_over_another_run_is_refused(whole, clips, tmp_path):
+    before = (whole / "state.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"holds a run already: pass resume='.*' to go on, or another output_dir"):
+        pretrain(run_config(clips, whole), device="cpu")
+    pretrain(run_config(clips, tmp_path), device="cpu", max_steps=1)
+    with pytest.raises(ValueError, match="holds a run already"):
+        pretrain(run_config(clips, whole), device="cpu", resume=tmp_path)
+    assert (whole / "state.pt").read_bytes() == before
+
+
+def test_pretrain_resumed_with_another_configuration_names_the_field(whole, clips):
+    with pytest.raises(CheckpointError, match=r"belongs to another configuration: mask_ratio was 0\.75, now 0\.5"):
+        pretrain(run_config(clips, whole, mask_ratio=0.5), device="cpu", resume=whole)
+
+
+def test_pretrain_resumed_from_nothing_is_refused(clips, tmp_path):
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        pretrain(run_config(clips, tmp_path), device="cpu", resume=tmp_path)
+
+
+def test_pretrain_with_batch_that_splits_a_video_is_refused(clips, tmp_path):
+    with pytest.raises(ValueError, match="batch_size is 5: it must be a multiple of samples_per_video = 2"):
+        pretrain(run_config(clips, tmp_path, batch_size=5), device="cpu")
+
+
+def test_pretrain_without_videos_is_refused_and_leaves_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file or folder .*missing"):
+        pretrain(run_config(tmp_path / "missing", tmp_path / "run"), device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretrain_whose_loss_is_no_longer_finite_stops_and_never_saves_it(clips, tmp_path):
+    config = run_config(clips, tmp_path, base_lr=1e30, checkpoint_every=1)
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step \d: lower base_lr \(now .*e\+"):
+        pretrain(config, device="cpu")
+    step = torch.load(tmp_path / "state.pt", weights_only=True)["step"]
+    assert [line["step"] for line in read_log(tmp_path)] == list(range(1, step + 1))
+
+
+def test_pretrain_with_progress_shows_loss_and_speed(clips, tmp_path, capsys):
+    pretrain(run_config(clips, tmp_path), device="cpu", max_steps=2, progress=True)
+    shown = capsys.readouterr().err
+    assert "2/8" in shown
+    assert "loss=" in shown
+    assert "pairs_per_s=" in shown
