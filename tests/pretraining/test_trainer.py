@@ -43,7 +43,8 @@ def interrupt_after(monkeypatch, steps, act):
 
 
 def test_pretrain_leaves_state_settings_log_and_a_model_that_loads(whole, clips):
-    assert sorted(file.name for file in whole.iterdir()) == ["log.jsonl", "model", "pretrain.json", "state.pt"]
+    files = ["log.jsonl", "model", "pretrain.json", "state.pt", "videos.txt"]
+    assert sorted(file.name for file in whole.iterdir()) == files
     model = SiamMAE.from_pretrained(whole / "model")
     assert model.config == tiny_config()
     log = read_log(whole)
