@@ -62,23 +62,24 @@ def load_state(folder: PathLike, config: PretrainConfig, model: SiamMAE, optimiz
     return step
 
 
-def claim_videos(folder: PathLike, videos: Sequence[Path], *, resumed: bool) -> None:
+def claim_videos(output_dir: PathLike, videos: Sequence[Path], *, resume: PathLike | None) -> None:
     """Write the videos' names to ``videos.txt``; a resumed run must have the same ones, wherever they lie now.
 
     Raises:
         CheckpointError: they are others, so the samples to come would not be those of the run that began.
     """
-    path = Path(folder) / VIDEOS_FILE
     names = "".join(f"{video.name}\n" for video in videos)
-    if not resumed:
-        part = path.with_suffix(".part")
-        part.write_text(names, encoding="utf-8")
-        part.replace(path)
-    elif not path.is_file() or (before := path.read_text(encoding="utf-8")) != names:
-        count = before.count("\n") if path.is_file() else "unknown"
-        raise CheckpointError(
-            f"the {len(videos)} videos are not the {count} that this run began with ({path}). Restore them to resume."
-        )
+    if resume is not None:
+        known = Path(resume) / VIDEOS_FILE
+        before = known.read_text(encoding="utf-8") if known.is_file() else None
+        if before != names:
+            count = "unknown" if before is None else before.count("\n")
+            raise CheckpointError(
+                f"the {len(videos)} videos are not the {count} that this run began with ({known}). Restore them."
+            )
+    part = Path(output_dir) / f"{VIDEOS_FILE}.part"
+    part.write_text(names, encoding="utf-8")
+    part.replace(Path(output_dir) / VIDEOS_FILE)
 
 
 def cut_log(folder: PathLike, step: int) -> None:

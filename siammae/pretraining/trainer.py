@@ -64,7 +64,7 @@ def pretrain(
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model, optimizer = _build(config, target)
     start = load_state(resume, config, model, optimizer) if resume is not None else 0
-    claim_videos(output, videos, resumed=resume is not None)
+    claim_videos(output, videos, resume=resume)
     total = total_steps(config, len(videos))
     stop = total if max_steps is None else min(total, start + max_steps)
     cut_log(output, start)

@@ -123,14 +123,14 @@ def test_cut_log_drops_later_lines_and_half_lines(tmp_path):
 
 
 def test_claim_videos_when_resumed_with_the_same_names_elsewhere_is_fine(tmp_path):
-    claim_videos(tmp_path, [Path("a/1.mp4"), Path("a/2.mp4")], resumed=False)
-    claim_videos(tmp_path, [Path("b/1.mp4"), Path("b/2.mp4")], resumed=True)
+    claim_videos(tmp_path, [Path("a/1.mp4"), Path("a/2.mp4")], resume=None)
+    claim_videos(tmp_path, [Path("b/1.mp4"), Path("b/2.mp4")], resume=tmp_path)
     assert (tmp_path / "videos.txt").read_text() == "1.mp4\n2.mp4\n"
 
 
 @pytest.mark.parametrize(("videos", "count"), [(["1.mp4"], "2"), (["2.mp4", "1.mp4"], "2"), ([], "unknown")])
 def test_claim_videos_when_resumed_with_others_is_refused(tmp_path, videos, count):
     if videos:
-        claim_videos(tmp_path, [Path("1.mp4"), Path("2.mp4")], resumed=False)
+        claim_videos(tmp_path, [Path("1.mp4"), Path("2.mp4")], resume=None)
     with pytest.raises(CheckpointError, match=f"not the {count} that this run began with"):
-        claim_videos(tmp_path, [Path(name) for name in videos], resumed=True)
+        claim_videos(tmp_path, [Path(name) for name in videos], resume=tmp_path)
