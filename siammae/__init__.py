@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from siammae.affinity import TopK, available_kernels, topk_affinity
     from siammae.config import ModelConfig, PretrainConfig, PropagationConfig
     from siammae.errors import CheckpointError, DatasetError, KernelUnavailableError, SiamMAEError, VideoReadError
-    from siammae.evaluation import EvaluationResult, evaluate_davis, score_davis
+    from siammae.evaluation import (
+        EvaluationResult,
+        evaluate_davis,
+        evaluate_jhmdb,
+        evaluate_vip,
+        score_davis,
+        score_jhmdb,
+        score_vip,
+    )
     from siammae.features import FeatureExtractor, PixelExtractor
     from siammae.frames import VideoWriter, read_frames
     from siammae.labels import gather_labels
@@ -57,6 +65,8 @@ _MODULE_OF = {
     "boundary_measure": "metrics",
     "contact_sheet": "visualize",
     "evaluate_davis": "evaluation",
+    "evaluate_jhmdb": "evaluation",
+    "evaluate_vip": "evaluation",
     "feature_pca": "visualize",
     "follow_keypoints": "propagation",
     "follow_masks": "propagation",
@@ -72,6 +82,8 @@ _MODULE_OF = {
     "read_mask": "masks",
     "region_similarity": "metrics",
     "score_davis": "evaluation",
+    "score_jhmdb": "evaluation",
+    "score_vip": "evaluation",
     "topk_affinity": "affinity",
     "write_mask": "masks",
 }
@@ -103,6 +115,8 @@ __all__ = [
     "boundary_measure",
     "contact_sheet",
     "evaluate_davis",
+    "evaluate_jhmdb",
+    "evaluate_vip",
     "feature_pca",
     "follow_keypoints",
     "follow_masks",
@@ -118,6 +132,8 @@ __all__ = [
     "read_mask",
     "region_similarity",
     "score_davis",
+    "score_jhmdb",
+    "score_vip",
     "topk_affinity",
     "write_mask",
 ]

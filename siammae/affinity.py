@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import torch.nn.functional as F
@@ -69,8 +70,8 @@ def topk_affinity(
     _check(query, context)
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}: it must be at least 1.")
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}: it must be above 0.")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}: it must be above 0, finite.")
     if radius is not None and radius < 1:
         raise ValueError(f"radius is {radius}: it must be at least 1, or None for no window.")
     if neighborhood not in ("disk", "square"):

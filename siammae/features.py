@@ -63,12 +63,14 @@ def input_size(
         ``(H, W)``, multiples of ``patch_size``.
 
     Raises:
-        ValueError: the frame is smaller than a patch, or an exact size is no multiple of it.
+        ValueError: the frame is smaller than a patch, or an exact size or ``multiple`` is no multiple of it.
     """
     if isinstance(resize, tuple):
         if any(side % patch_size or side < patch_size for side in resize):
             raise ValueError(f"resize is {resize}: both sides must be multiples of the patch size {patch_size}.")
         return resize
+    if multiple is not None and multiple % patch_size:
+        raise ValueError(f"multiple is {multiple}: it must be a multiple of the patch size {patch_size}.")
     if resize is None:
         resize = min(frame_size)
         short = _to_multiple(resize, patch_size, rounding)

@@ -104,7 +104,8 @@ def render_labels(scores: Tensor, size: tuple[int, int], *, min_max: bool) -> ND
         full = F.interpolate(scores[channel][None, None], size, mode="bilinear", align_corners=False)[0, 0]
         if min_max and full.max() > 0:
             full = full - full.min()
-            full = full / full.max()
+            # A constant map becomes NaN, which DINO's argmax prefers to every number.
+            full = (full / full.max()).nan_to_num(nan=torch.inf)
         better = full > best
         best = torch.where(better, full, best)
         label.masked_fill_(better, channel)
@@ -141,8 +142,9 @@ def encode_keypoints(
     place = torch.from_numpy((np.asarray(points, np.float64) + 0.5) * scale - 0.5)
     dx = torch.arange(grid[1], dtype=torch.float64) - place[:, :1]  # (N, w)
     dy = torch.arange(grid[0], dtype=torch.float64) - place[:, 1:]  # (N, h)
-    maps = torch.exp(-(dy.square()[:, :, None] + dx.square()[:, None, :]) / (2 * sigma**2))
-    return (maps / maps.sum(dim=(1, 2), keepdim=True)).float()
+    squared = dy.square()[:, :, None] + dx.square()[:, None, :]  # (N, h, w)
+    # A softmax and not exp over its sum, which is 0 over 0 for a small sigma.
+    return (-squared / (2 * sigma**2)).flatten(1).softmax(dim=1).reshape(squared.shape).float()
 
 
 def _cell_map(place: NDArray[np.float64], grid: tuple[int, int], sigma: float) -> Tensor:
@@ -184,7 +186,7 @@ def decode_keypoints(
         values, cells = maps.flatten(1).topk(min(top_k, h * w), dim=1)
         total = values.sum(dim=1)
         places = torch.stack([cells % w, cells // w], dim=2).float()  # (N, k, 2)
-        mean = (values[..., None] * places).sum(dim=1) / total.clamp_min(1e-12)[:, None]
+        mean = (values[..., None] * places).sum(dim=1) / torch.where(total > 0, total, 1)[:, None]
         points = mean.cpu().numpy() * scale
         points[(total == 0).cpu().numpy()] = -1
         return points.astype(np.float32), values[:, 0].clamp(0, 1).cpu().numpy()

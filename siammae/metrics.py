@@ -111,6 +111,25 @@ def confusion_matrix(
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
+def class_iou(confusion: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """Return intersection over union of every class.
+
+    Args:
+        confusion: counts ``(C, C)`` from :func:`confusion_matrix`, summed over all frames and videos.
+
+    Returns:
+        IoU ``(C,)`` in [0, 1]; nan for a class that is neither annotated nor predicted anywhere.
+
+    Raises:
+        ValueError: ``confusion`` is not square.
+    """
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise ValueError(f"confusion is {confusion.shape}: it must be (classes, classes).")
+    hits = np.diagonal(confusion)
+    unions = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
+    return np.where(unions > 0, hits / np.maximum(unions, 1), np.nan)
+
+
 def mean_iou(confusion: NDArray[np.integer[Any]]) -> float:
     """Return the mean over classes of intersection over union, background included.
 
@@ -126,14 +145,10 @@ def mean_iou(confusion: NDArray[np.integer[Any]]) -> float:
     Source:
         The VIP benchmark as in videowalk, eval_vip.py: one matrix for the whole split, nanmean over classes.
     """
-    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
-        raise ValueError(f"confusion is {confusion.shape}: it must be (classes, classes).")
-    hits = np.diagonal(confusion)
-    unions = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
-    seen = unions > 0
-    if not seen.any():
+    mean = _nanmean(class_iou(confusion))
+    if math.isnan(mean):
         raise ValueError("confusion counts no pixel: add the matrices of the frames before taking the mean.")
-    return float(np.mean(hits[seen] / unions[seen]))
+    return mean
 
 
 def pck(

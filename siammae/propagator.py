@@ -1,9 +1,8 @@
-"""Label propagation, one frame a call: the context queue, and the propagators for masks and keypoints."""
+"""Label propagation, one frame a call: the propagators for masks and keypoints."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -13,137 +12,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siammae.affinity import Kernels, choose_kernels, topk_affinity, unit_length
+from siammae.affinity import Kernels
 from siammae.config import PropagationConfig
-from siammae.features import FeatureExtractor, input_size
-from siammae.frames import FrameSource, resize_frame, to_rgb
-from siammae.labels import (
-    decode_keypoints,
-    encode_keypoints,
-    encode_mask,
-    gather_labels,
-    render_labels,
-    resize_nearest,
-)
-from siammae.masks import MaskSource, check_frame_size, mask_ids, read_mask
-
-Size = tuple[int, int]
-
-
-class ContextQueue:
-    """The frames labels come from: pinned ones for ever, the last few besides. Memory is bounded by their number.
-
-    Args:
-        config: gives the rules.
-    """
-
-    def __init__(self, config: PropagationConfig) -> None:
-        self._config = config
-        self._pinned: list[tuple[Tensor, Tensor]] = []
-        self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=config.queue_length)
-
-    def __len__(self) -> int:
-        return len(self._pinned) + len(self._recent)
-
-    @property
-    def pinned(self) -> int:
-        """Leading context frames that are pinned."""
-        return len(self._pinned)
-
-    def add(self, features: Tensor, labels: Tensor, *, annotated: bool) -> None:
-        """Take a frame: features ``(C, h, w)`` of unit length and labels ``(L, h, w)``."""
-        first = not len(self)
-        if annotated and self._config.pin_first:
-            self._pinned.append((features, labels))
-        else:
-            self._recent.append((features, labels))
-        if first and self._config.pad_queue:
-            self._recent.extend([(features, labels)] * self._config.queue_length)
-
-    def stacked(self) -> tuple[Tensor, Tensor]:
-        """Return features ``(M, C, h, w)`` and labels ``(M, L, h, w)``, pinned frames first, then oldest to newest."""
-        features, labels = zip(*self._pinned, *self._recent, strict=True)
-        return torch.stack(features), torch.stack(labels)
-
-    def change_labels(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Apply a function to the labels ``(L, h, w)`` of every frame."""
-        self._pinned = [(features, change(labels)) for features, labels in self._pinned]
-        self._recent = deque(((features, change(labels)) for features, labels in self._recent), self._recent.maxlen)
-
-
-class _Stream:
-    """What both propagators do: frame to features, context to labels; nothing changes when a step fails."""
-
-    def __init__(self, extractor: FeatureExtractor, config: PropagationConfig, kernels: Kernels) -> None:
-        choose_kernels(kernels)  # a backend that cannot run is refused now, not at the second frame
-        self.extractor, self.config, self.kernels = extractor, config, kernels
-        self.reset()
-
-    def reset(self) -> None:
-        self.queue = ContextQueue(self.config)
-        self.frame_index = 0
-        self.frame_size: Size | None = None
-        self.device = torch.device("cpu")
-
-    def open_frame(self, frame: FrameSource) -> tuple[NDArray[np.uint8], Size]:
-        """Read a frame and check that it has the size of those before."""
-        rgb = to_rgb(frame, index=self.frame_index)
-        size = (rgb.shape[0], rgb.shape[1])
-        if self.frame_size not in (None, size):
-            raise ValueError(
-                f"frame {self.frame_index} is {size} but the frames before are {self.frame_size}. "
-                "Resize it, or call reset() to begin a new video."
-            )
-        return rgb, size
-
-    def extract(self, rgb: NDArray[np.uint8]) -> tuple[Tensor, Size]:
-        """Return unit-length features ``(C, h, w)`` and the network's input size."""
-        config = self.config
-        size = input_size(
-            (rgb.shape[0], rgb.shape[1]),
-            patch_size=self.extractor.patch_size,
-            resize=config.resize,
-            multiple=config.size_multiple,
-            rounding=config.rounding,
-        )
-        resized = resize_frame(rgb, size, interpolation=config.interpolation)[None]
-        # Presets that fix the normalisation say so; any other extractor need not know the argument.
-        features = (
-            self.extractor.extract(resized)
-            if config.pixel_std is None
-            else self.extractor.extract(resized, pixel_std=config.pixel_std)
-        )[0]
-        if not features.isfinite().all():
-            raise ValueError(
-                f"the features of frame {self.frame_index} have NaN or infinite values: check the weights, "
-                "and use float32 or bfloat16 instead of float16."
-            )
-        self.device = features.device
-        return unit_length(features), size
-
-    def propagate(self, features: Tensor) -> Tensor:
-        """Mix the context's labels for a new frame: ``(L, h, w)``."""
-        config = self.config
-        context, labels = self.queue.stacked()
-        matches = topk_affinity(
-            features,
-            context,
-            top_k=config.top_k,
-            temperature=config.temperature,
-            radius=config.radius,
-            neighborhood=config.neighborhood,
-            free_frames=0 if config.restrict_first else self.queue.pinned,
-            keep_ties=config.keep_ties,
-            normalized=True,
-            kernels=self.kernels,
-        )
-        return gather_labels(matches, labels)
-
-    def close_frame(self, size: Size, features: Tensor, labels: Tensor, *, annotated: bool) -> None:
-        """Remember a frame; the only place where a step changes the stream."""
-        self.frame_size = size
-        self.queue.add(features, labels, annotated=annotated)
-        self.frame_index += 1
+from siammae.context import ContextFrame, Size, Stream, recommended_config
+from siammae.features import FeatureExtractor
+from siammae.frames import FrameSource
+from siammae.labels import decode_keypoints, encode_keypoints, encode_mask, render_labels, resize_nearest
+from siammae.masks import MAX_OBJECTS, MaskSource, check_frame_size, mask_ids, read_mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +77,7 @@ class Propagator:
     def __init__(
         self, extractor: FeatureExtractor, config: PropagationConfig | None = None, *, kernels: Kernels = "auto"
     ) -> None:
-        self._stream = _Stream(extractor, config or recommended_config(extractor), kernels)
+        self._stream = Stream(extractor, config or recommended_config(extractor), kernels)
         self._ids: tuple[int, ...] = ()
 
     @property
@@ -226,8 +101,9 @@ class Propagator:
         """Take the next frame.
 
         A mask starts objects on the first frame; on a later frame it adds new objects and corrects known ones. It
-        speaks only for the ids it holds (or ``object_ids``): all others are followed on, outside its pixels. A frame
-        with a mask stays in the context for good, so each mask adds one frame to the memory.
+        speaks only for the ids it holds (or ``object_ids``): all others are followed on, outside its pixels. The frames
+        remembered from before learn of its objects by propagation backwards. A frame with a mask stays in the context
+        for good, so each mask adds one frame to the memory.
 
         Args:
             frame: RGB; NumPy ``(H, W, 3)`` uint8, torch ``(3, H, W)`` or PIL.
@@ -243,6 +119,8 @@ class Propagator:
         """
         stream = self._stream
         rgb, size = stream.open_frame(frame)
+        if mask is None and object_ids is not None:
+            raise ValueError(f"object_ids are {tuple(object_ids)} but there is no mask for them to describe: pass one.")
         given, given_ids = self._read(mask, object_ids, size) if mask is not None else (None, ())
         if given is None and not len(stream.queue):
             raise RuntimeError("no mask yet: give a mask on the first frame, step(frame, mask=...).")
@@ -251,14 +129,14 @@ class Propagator:
         ids = (*self._ids, *(i for i in given_ids if i not in self._ids))
         if given is not None:
             scores = self._correct(scores, given, given_ids, ids, (features.shape[-2], features.shape[-1]), in_size)
+            self._revise_past(features, scores, mask_ids(given), ids)
         # From here on nothing is refused.
-        if added := len(ids) - len(self._ids):
-            stream.queue.change_labels(lambda labels: F.pad(labels, (0, 0, 0, 0, 0, added)))
         self._ids = ids
         result = FrameMasks(
             stream.frame_index, ids, cast(Tensor, scores), size, in_size, stream.config, given, tuple(given_ids)
         )
-        stream.close_frame(size, features, result.scores, annotated=given is not None)
+        spoken_for = None if given is None else frozenset(given_ids)
+        stream.close_frame(size, ContextFrame(features, result.scores, spoken_for))
         return result
 
     def _read(
@@ -271,6 +149,8 @@ class Propagator:
         check_frame_size(given, size, name="first_mask" if first else "mask")
         present = mask_ids(given)
         ids = present if object_ids is None else tuple(int(i) for i in object_ids)
+        if len(set(ids)) < len(ids) or any(not 1 <= i <= MAX_OBJECTS for i in ids):
+            raise ValueError(f"object_ids are {ids}: they must be distinct, 1 to {MAX_OBJECTS}.")
         if unlisted := sorted(set(present) - set(ids)):
             raise ValueError(f"the mask holds ids {unlisted} that object_ids {ids} lacks: list every id, or pass None.")
         if first and not present:
@@ -293,12 +173,30 @@ class Propagator:
         drawn = encode_mask(given, given_ids, grid, in_size, rule).to(device)
         if scores is None:
             return drawn
-        merged = F.pad(scores, (0, 0, 0, 0, 0, 1 + len(ids) - len(scores)))  # (1+ids, h, w)
-        channels = [1 + ids.index(i) for i in given_ids]
-        merged[0] += merged[channels].sum(dim=0)  # where the mask denies an object, there is background
-        merged = merged * (1 - drawn[1:].sum(dim=0)).clamp_min(0)
-        merged[channels] = drawn[1:]
+        merged = _to_background(scores, given_ids, ids)  # where the mask denies an object, there is background
+        merged *= (1 - drawn[1:].sum(dim=0)).clamp_min(0)
+        merged[[1 + ids.index(i) for i in given_ids]] = drawn[1:]
         return merged
+
+    def _revise_past(self, features: Tensor, scores: Tensor, present: Sequence[int], ids: tuple[int, ...]) -> None:
+        """Tell the frames before what a mask has shown, or they would outvote it in the next frame.
+
+        To them a new object is background, and a corrected one is where it was wrongly followed. They get its labels
+        from the mask's frame, as far as they have background there: other objects stay, and so do those that came
+        with a frame's own mask.
+        """
+
+        def revised(past: ContextFrame) -> ContextFrame:
+            late = [i for i in present if i not in (past.given or ())]
+            labels = _to_background(past.labels, late, ids)
+            if late:
+                channels = [1 + ids.index(i) for i in late]
+                shares = self._stream.look_back(past, features, scores)[channels]
+                labels[channels] = shares * labels[0]
+                labels[0] *= (1 - shares.sum(dim=0)).clamp_min(0)
+            return past._replace(labels=labels)
+
+        self._stream.queue.change(revised)
 
     def remove_object(self, object_id: int) -> None:
         """Stop following one object; its share of every remembered frame goes to the background.
@@ -310,12 +208,23 @@ class Propagator:
             raise ValueError(f"object {object_id} is not followed: the ids are {list(self._ids)}.")
         channel = 1 + self._ids.index(object_id)
 
-        def without(labels: Tensor) -> Tensor:
+        def without(frame: ContextFrame) -> ContextFrame:
+            labels = frame.labels
             background = labels[:1] + labels[channel : channel + 1]
-            return torch.cat([background, labels[1:channel], labels[channel + 1 :]])
+            labels = torch.cat([background, labels[1:channel], labels[channel + 1 :]])
+            return ContextFrame(frame.features, labels, None if frame.given is None else frame.given - {object_id})
 
-        self._stream.queue.change_labels(without)
+        self._stream.queue.change(without)
         self._ids = tuple(i for i in self._ids if i != object_id)
+
+
+def _to_background(labels: Tensor, objects: Sequence[int], ids: Sequence[int]) -> Tensor:
+    """Return labels for all ``ids``, new ones last and empty, where the background has what ``objects`` had."""
+    moved = F.pad(labels, (0, 0, 0, 0, 0, 1 + len(ids) - len(labels)))  # (1+ids, h, w), a copy
+    channels = [1 + ids.index(i) for i in objects]
+    moved[0] += moved[channels].sum(dim=0)
+    moved[channels] = 0
+    return moved
 
 
 class FrameKeypoints(NamedTuple):
@@ -340,7 +249,7 @@ class KeypointPropagator:
     def __init__(
         self, extractor: FeatureExtractor, config: PropagationConfig | None = None, *, kernels: Kernels = "auto"
     ) -> None:
-        self._stream = _Stream(extractor, config or recommended_config(extractor), kernels)
+        self._stream = Stream(extractor, config or recommended_config(extractor), kernels)
         self._count = 0
 
     @property
@@ -374,6 +283,8 @@ class KeypointPropagator:
         if first and keypoints is None:
             raise RuntimeError("no keypoints yet: give them on the first frame, step(frame, keypoints=...).")
         given = None if keypoints is None else self._check(np.asarray(keypoints), size, first)
+        if given is not None and np.isnan(given).all():
+            given = None  # corrects nothing, so the frame is not kept for good
         features, _ = stream.extract(rgb)
         maps = None if first else stream.propagate(features)
         if given is not None:
@@ -385,9 +296,26 @@ class KeypointPropagator:
         if given is not None and config.first_output == "given":
             known = ~np.isnan(given).any(axis=1)
             points[known], confidence[known] = given[known], 1.0
+        known_rows = None
+        if given is not None:
+            known_rows = frozenset(np.flatnonzero(~np.isnan(given).any(axis=1)).tolist())
+            self._revise_past(features, cast(Tensor, maps), known_rows)
         self._count = len(points)
-        stream.close_frame(size, features, cast(Tensor, maps), annotated=given is not None)
+        stream.close_frame(size, ContextFrame(features, cast(Tensor, maps), known_rows))
         return FrameKeypoints(points, confidence)
+
+    def _revise_past(self, features: Tensor, maps: Tensor, known: frozenset[int]) -> None:
+        """Correct the frames before, which would outvote the correction; keypoints given with them stay."""
+
+        def revised(past: ContextFrame) -> ContextFrame:
+            rows = sorted(known - (past.given or frozenset()))
+            if not rows:
+                return past
+            labels = past.labels.clone()
+            labels[rows] = self._stream.look_back(past, features, maps)[rows]
+            return past._replace(labels=labels)
+
+        self._stream.queue.change(revised)
 
     def _check(self, keypoints: NDArray[np.floating], size: Size, first: bool) -> NDArray[np.floating]:
         if keypoints.ndim != 2 or keypoints.shape[1] != 2 or not len(keypoints) or keypoints.dtype.kind not in "fiu":
@@ -416,8 +344,3 @@ class KeypointPropagator:
             return drawn
         maps[torch.from_numpy(known).to(maps.device)] = drawn
         return maps
-
-
-def recommended_config(extractor: FeatureExtractor) -> PropagationConfig:
-    """Return the rules an extractor recommends in its attribute ``propagation``, else the defaults."""
-    return getattr(extractor, "propagation", None) or PropagationConfig()

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from siammae.config import PropagationConfig
+from siammae.context import recommended_config
 from siammae.errors import KernelUnavailableError
 from siammae.features import PixelExtractor
 from siammae.metrics import region_similarity
-from siammae.propagator import Propagator, recommended_config
+from siammae.propagator import Propagator
 
 SIZE = (24, 40)
 

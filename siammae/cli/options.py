@@ -90,9 +90,12 @@ def add_propagation_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--kernels", default="auto", help="auto, reference or triton (%(default)s)")
 
 
-def propagation_config(args: argparse.Namespace, recommended: PropagationConfig | None) -> PropagationConfig:
-    """Build the rules: a preset or the recommendation, changed by the options given."""
-    config = PropagationConfig.preset(args.preset) if args.preset else (recommended or PropagationConfig())
+def propagation_config(
+    args: argparse.Namespace, recommended: PropagationConfig | None, *, dataset: str = "davis"
+) -> PropagationConfig:
+    """Build the rules: a preset (public codes have one a data set) or the recommendation, changed by the options."""
+    preset = PropagationConfig.preset(args.preset, dataset=dataset) if args.preset else None
+    config = preset or recommended or PropagationConfig()
     changes: dict[str, Any] = {
         "resize": args.short_side,
         "top_k": args.top_k,

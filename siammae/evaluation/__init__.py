@@ -1,6 +1,16 @@
 """Official scores of public data sets: run a model and score it, or score ready results."""
 
 from siammae.evaluation.davis import evaluate_davis, score_davis
+from siammae.evaluation.jhmdb import evaluate_jhmdb, score_jhmdb
 from siammae.evaluation.results import EvaluationResult
+from siammae.evaluation.vip import evaluate_vip, score_vip
 
-__all__ = ["EvaluationResult", "evaluate_davis", "score_davis"]
+__all__ = [
+    "EvaluationResult",
+    "evaluate_davis",
+    "evaluate_jhmdb",
+    "evaluate_vip",
+    "score_davis",
+    "score_jhmdb",
+    "score_vip",
+]

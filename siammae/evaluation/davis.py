@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -12,18 +10,17 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from siammae.config import PropagationConfig
+from siammae.context import recommended_config
 from siammae.errors import DatasetError
 from siammae.evaluation.results import EvaluationResult, claim_folder, model_name
+from siammae.evaluation.runs import LabelMaps, Tick, Tree, choose, follow_masks, score_each, ticking, write_masks
 from siammae.features import FeatureExtractor
-from siammae.frames import read_frames
-from siammae.masks import read_mask, write_mask
+from siammae.masks import read_mask
 from siammae.metrics import boundary_measure, region_similarity, statistics
-from siammae.propagator import Propagator, recommended_config
+from siammae.propagator import Propagator
 
-LabelMaps = Iterable[NDArray[np.uint8]]
 VOID = 255
 _TREE = """\
 {root}
@@ -84,12 +81,13 @@ def evaluate_davis(
         source = {"dataset": f"DAVIS-{year}", "resolution": resolution}
         claim_folder(output, model, config, source, [sequence.name for sequence in selected])
 
-    def predict(sequence: _Sequence, tick: Callable[[], object]) -> LabelMaps:
-        predictions = _ticking(_propagate(sequence, Propagator(model, config, kernels=kernels)), tick)
+    def predict(sequence: _Sequence, tick: Tick) -> LabelMaps:
+        propagator = Propagator(model, config, kernels=kernels)
+        predictions = ticking(follow_masks(sequence.frames, sequence.truth(0), propagator), tick)
         if output is None:
             return list(predictions)[1:-1]
         if not (output / sequence.name).is_dir():
-            _write_whole(sequence, predictions, output)
+            write_masks(output / sequence.name, (path.name for path in sequence.annotations), predictions)
         return _read_results(sequence, _result_paths(output, sequence))
 
     return _evaluate(layout, selected, predict, config=config, progress=progress, details={"model": model_name(model)})
@@ -133,8 +131,8 @@ def score_davis(
     # All files are looked up before the first is scored: a gap shows at once, not after minutes.
     paths = {sequence.name: _result_paths(Path(results_dir), sequence) for sequence in selected}
 
-    def predict(sequence: _Sequence, tick: Callable[[], object]) -> LabelMaps:
-        return _ticking(_read_results(sequence, paths[sequence.name]), tick)
+    def predict(sequence: _Sequence, tick: Tick) -> LabelMaps:
+        return ticking(_read_results(sequence, paths[sequence.name]), tick)
 
     return _evaluate(layout, selected, predict, config=None, progress=progress, details={})
 
@@ -179,18 +177,12 @@ class _Layout:
 
     def sequences(self, wanted: Sequence[str] | None) -> list[_Sequence]:
         """Find the wanted sequences, or all of the split."""
-        listed = self._listed()
-        if wanted is None:
-            return [self._sequence(name) for name in listed]
-        if unknown := [name for name in wanted if name not in listed]:
-            raise ValueError(f"unknown sequences {unknown}: {self.split} of {self.year} has {', '.join(listed)}.")
-        if not wanted:
-            raise ValueError("sequences is empty: name at least one, or pass None for the whole split.")
-        return [self._sequence(name) for name in dict.fromkeys(wanted)]
+        names = choose(self._listed(), wanted, kind="sequences", split=f"{self.split} of {self.year}")
+        return [self._sequence(name) for name in names]
 
     def _listed(self) -> list[str]:
         """Read the split; a line is a name, or as in 2016 the paths of one frame and its annotation."""
-        path = self._require(self.root / "ImageSets" / str(self.year) / f"{self.split}.txt")
+        path = self._tree.require(self.root / "ImageSets" / str(self.year) / f"{self.split}.txt")
         first_words = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         names = [PurePosixPath(word).parent.name if "/" in word else word for word in first_words]
         if not names:
@@ -199,48 +191,22 @@ class _Layout:
 
     def _sequence(self, name: str) -> _Sequence:
         folder = self.root / "JPEGImages" / self.resolution / name
-        frames = tuple(sorted(folder.glob("[!.]*.jpg"))) or (self._require(folder / "00000.jpg"),)
+        frames = self._tree.images(folder, "00000.jpg")
         masks = self.root / "Annotations" / self.resolution / name
-        annotations = tuple(self._require(masks / f"{frame.stem}.png") for frame in frames)
+        annotations = tuple(self._tree.require(masks / f"{frame.stem}.png") for frame in frames)
         if len(frames) < 3:
             raise DatasetError(
                 f"{folder} has {len(frames)} frames: 3 are needed, as the first and last are not scored."
             )
         return _Sequence(name, frames, annotations, binary=self.year == 2016)
 
-    def _require(self, path: Path) -> Path:
-        if not path.is_file():
-            tree = _TREE.format(root=self.root, resolution=self.resolution, year=self.year, split=self.split)
-            raise DatasetError(
-                f"no {path}: DAVIS-{self.year} is expected as\n{tree}\nGive the folder above JPEGImages."
-            )
-        return path
+    @property
+    def _tree(self) -> Tree:
+        drawing = _TREE.format(root=self.root, resolution=self.resolution, year=self.year, split=self.split)
+        return Tree(f"DAVIS-{self.year}", drawing, "JPEGImages")
 
 
-# ---------------------------------------------------------------- predictions
-
-
-def _propagate(sequence: _Sequence, propagator: Propagator) -> Iterator[NDArray[np.uint8]]:
-    """Yield the label map of every frame."""
-    for index, path in enumerate(sequence.frames):
-        mask = sequence.truth(0) if index == 0 else None
-        yield propagator.step(next(read_frames(path)), mask=mask).label_map()
-
-
-def _ticking(labels: LabelMaps, tick: Callable[[], object]) -> Iterator[NDArray[np.uint8]]:
-    for item in labels:
-        yield item
-        tick()
-
-
-def _write_whole(sequence: _Sequence, predictions: LabelMaps, output: Path) -> None:
-    """Write a sequence's folder under a temporary name; it gets its own name once every frame is in it."""
-    with tempfile.TemporaryDirectory(prefix=f".{sequence.name}-", dir=output) as scratch:
-        folder = Path(scratch) / sequence.name
-        folder.mkdir()
-        for labels, annotation in zip(predictions, sequence.annotations, strict=True):
-            write_mask(folder / annotation.name, labels)
-        folder.rename(output / sequence.name)
+# ---------------------------------------------------------------- ready results
 
 
 def _result_paths(results: Path, sequence: _Sequence) -> list[Path]:
@@ -262,23 +228,16 @@ def _read_results(sequence: _Sequence, paths: Sequence[Path]) -> Iterator[NDArra
 def _evaluate(
     layout: _Layout,
     sequences: Sequence[_Sequence],
-    predict: Callable[[_Sequence, Callable[[], object]], LabelMaps],
+    predict: Callable[[_Sequence, Tick], LabelMaps],
     *,
     config: PropagationConfig | None,
     progress: bool,
     details: Mapping[str, Any],
 ) -> EvaluationResult:
     """Predict and score one sequence after the other; ``predict`` gives the frames between the first and the last."""
-    started, frames = time.perf_counter(), 0
-    objects: dict[str, list[dict[str, float]]] = {}
-    with tqdm(
-        total=sum(len(sequence.annotations) for sequence in sequences), unit="frame", disable=not progress
-    ) as bar:
-        for sequence in sequences:
-            bar.set_description(sequence.name)
-            objects[sequence.name] = _score_sequence(sequence, predict(sequence, bar.update))
-            frames += len(sequence.annotations)
-            bar.update(frames - bar.n)  # frames that were reused or are not scored
+    objects, effort = score_each(
+        sequences, lambda sequence, tick: _score_sequence(sequence, predict(sequence, tick)), progress=progress
+    )
     return EvaluationResult(
         dataset=f"DAVIS-{layout.year}",
         scores=_mean([row for rows in objects.values() for row in rows]),
@@ -289,8 +248,7 @@ def _evaluate(
             "year": layout.year,
             "split": layout.split,
             "resolution": layout.resolution,
-            "frames": frames,
-            "seconds": round(time.perf_counter() - started, 3),
+            **effort,
             "per_object": {f"{name}_{i}": row for name, rows in objects.items() for i, row in enumerate(rows, start=1)},
         },
     )

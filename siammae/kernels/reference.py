@@ -9,6 +9,7 @@ from torch import Tensor
 
 # Scores held at once. Query rows are taken in chunks so small that this bounds memory (about 24 bytes a score).
 _CHUNK_SCORES = 1 << 21
+_MINUS_INFINITY = -0x7F800001  # the upper half of a packed score of -inf
 
 
 def topk_affinity(
@@ -56,8 +57,9 @@ def _packed_scores(
     """Yield the similarities of a few query rows with all their candidates, packed with the candidates' indices."""
     (channels, h, w), frames = query.shape, context.shape[0]
     reach = h if radius is None else radius
-    row_cost = w * w * (free * h + (frames - free) * min(h, 2 * reach + 1))
-    rows = max(1, _CHUNK_SCORES // row_cost)
+    # At most 2 * reach + 1 query rows at once: they see at most 4 * reach + 1 rows of a frame.
+    row_cost = w * w * (free * h + (frames - free) * min(h, 4 * reach + 1))
+    rows = max(1, min(2 * reach + 1, _CHUNK_SCORES // row_cost))
     index = torch.arange(frames * h * w, device=query.device).reshape(frames, h, w)
     for top in range(0, h, rows):
         bottom = min(h, top + rows)
@@ -113,7 +115,9 @@ def _best(packed: Tensor, top_k: int, temperature: float, keep_ties: bool) -> tu
     scores, indices = _unpack(best)
     if keep_ties:
         threshold = scores[:, -1:]
-        tied = int(((packed >> 32) >= (best[:, -1:] >> 32)).sum(dim=1).max())
+        # Patches outside a small window tie at -inf: they have no weight, and there are many.
+        bar = (best[:, -1:] >> 32).clamp_min(_MINUS_INFINITY + 1)
+        tied = max(k, int(((packed >> 32) >= bar).sum(dim=1).max()))
         scores, indices = _unpack(packed.topk(tied, dim=1).values)
         scores = scores.masked_fill(scores < threshold, -torch.inf)
     return torch.softmax(scores / temperature, dim=1), indices

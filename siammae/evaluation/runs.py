@@ -1,0 +1,163 @@
+"""One pass over the videos of a split: find their files, choose, follow or go on, score one after the other."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from siammae.errors import DatasetError
+from siammae.frames import read_frames
+from siammae.masks import write_mask
+from siammae.propagator import Propagator
+
+LabelMaps = Iterable[NDArray[np.uint8]]
+Tick = Callable[[], object]
+_SHOWN_NAMES = 60
+
+
+class Video(Protocol):
+    """What a pass needs to know of a video."""
+
+    @property
+    def name(self) -> str:
+        """The name in the scores."""
+        ...
+
+    @property
+    def frames(self) -> Sequence[Path]:
+        """Its images."""
+        ...
+
+
+_V = TypeVar("_V", bound=Video)
+_S = TypeVar("_S")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Where the official archive of a data set puts its files, shown wherever one is missing.
+
+    Attributes:
+        dataset: its name.
+        drawing: the folders, as a picture.
+        top: a folder that lies directly in the root.
+    """
+
+    dataset: str
+    drawing: str
+    top: str
+
+    def require(self, path: Path) -> Path:
+        """Return the path of a file that must be there.
+
+        Raises:
+            DatasetError: it is not.
+        """
+        if not path.is_file():
+            raise DatasetError(
+                f"no {path}: {self.dataset} is expected as\n{self.drawing}\nGive the folder above {self.top}."
+            )
+        return path
+
+    def images(self, folder: Path, first: str) -> tuple[Path, ...]:
+        """Return the images of a folder by name, hidden files left out.
+
+        Args:
+            folder: of one video.
+            first: name of the first image, which gives the suffix and is named where there is none.
+
+        Raises:
+            DatasetError: there is no image.
+        """
+        return tuple(sorted(folder.glob(f"[!.]*{Path(first).suffix}"))) or (self.require(folder / first),)
+
+
+def choose(listed: Sequence[str], wanted: Sequence[str] | None, *, kind: str, split: str) -> list[str]:
+    """Return the wanted names once each, or all that are listed.
+
+    Args:
+        listed: names of the split.
+        wanted: some of them; None takes all.
+        kind: the argument that named them, for the messages.
+        split: for the messages.
+
+    Raises:
+        ValueError: a name is not listed, or ``wanted`` is empty.
+    """
+    if wanted is None:
+        return list(listed)
+    if unknown := [name for name in wanted if name not in listed]:
+        more = f" and {len(listed) - _SHOWN_NAMES} more" if len(listed) > _SHOWN_NAMES else ""
+        raise ValueError(f"unknown {kind} {unknown}: {split} has {', '.join(listed[:_SHOWN_NAMES])}{more}.")
+    if not wanted:
+        raise ValueError(f"{kind} is empty: name at least one, or pass None for the whole split.")
+    return list(dict.fromkeys(wanted))
+
+
+def follow_masks(frames: Sequence[Path], first_mask: NDArray[np.uint8], propagator: Propagator) -> LabelMaps:
+    """Yield the label map ``(H, W)`` of every image of a video."""
+    for index, path in enumerate(frames):
+        yield propagator.step(next(read_frames(path)), mask=first_mask if index == 0 else None).label_map()
+
+
+def ticking(items: Iterable[_T], tick: Tick) -> Iterator[_T]:
+    """Yield the items and call ``tick`` after each."""
+    for item in items:
+        yield item
+        tick()
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a temporary name for a file or folder; what was made there gets its own name once the block has ended well.
+
+    Yields:
+        A path in a hidden folder beside ``path``; nothing is there yet.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+        part = Path(scratch) / path.name
+        yield part
+        part.rename(path)
+
+
+def write_masks(folder: Path, names: Iterable[str], masks: LabelMaps) -> None:
+    """Write one PNG for each name; the folder appears once all are in it."""
+    with whole(folder) as scratch:
+        scratch.mkdir()
+        for name, labels in zip(names, masks, strict=True):
+            write_mask(scratch / name, labels)
+
+
+def score_each(
+    videos: Sequence[_V], score: Callable[[_V, Tick], _S], *, progress: bool
+) -> tuple[dict[str, _S], dict[str, Any]]:
+    """Score one video after the other under a bar over all frames.
+
+    Args:
+        videos: in the order of the scores.
+        score: gets a video, and what to call after each frame; frames it does not call for are counted at its end.
+        progress: show the bar.
+
+    Returns:
+        What ``score`` returned by name, and the effort for the result's details: ``frames`` and ``seconds``.
+    """
+    started, frames = time.perf_counter(), 0
+    scores: dict[str, _S] = {}
+    with tqdm(total=sum(len(video.frames) for video in videos), unit="frame", disable=not progress) as bar:
+        for video in videos:
+            bar.set_description(video.name)
+            scores[video.name] = score(video, bar.update)
+            frames += len(video.frames)
+            bar.update(frames - bar.n)
+    return scores, {"frames": frames, "seconds": round(time.perf_counter() - started, 3)}

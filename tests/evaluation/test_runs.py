@@ -1,0 +1,61 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from siammae.errors import DatasetError
+from siammae.evaluation.runs import Tree, choose, score_each, ticking, whole, write_masks
+
+
+def test_choose_when_the_split_is_long_shows_its_beginning():
+    listed = [f"clip{i}" for i in range(70)]
+    assert choose(listed, None, kind="clips", split="val") == listed
+    assert choose(listed, ["clip3", "clip1", "clip3"], kind="clips", split="val") == ["clip3", "clip1"]
+    with pytest.raises(ValueError, match=r"unknown clips \['a'\]: val has clip0, .*, clip59 and 10 more\."):
+        choose(listed, ["clip1", "a"], kind="clips", split="val")
+    with pytest.raises(ValueError, match="clips is empty: name at least one, or pass None"):
+        choose(listed, [], kind="clips", split="val")
+
+
+def test_tree_finds_images_in_order_and_draws_itself_where_there_are_none(tmp_path):
+    tree = Tree("TOY", "root\n└── images", "images")
+    with pytest.raises(DatasetError, match=r"no .*/a/0\.png: TOY is expected as\nroot\n└── images\nGive the folder ab"):
+        tree.images(tmp_path / "a", "0.png")
+    for name in ("2.png", "1.png", "._1.png", "1.jpg"):
+        (tmp_path / name).touch()
+    assert [path.name for path in tree.images(tmp_path, "0.png")] == ["1.png", "2.png"]
+
+
+def test_whole_when_the_block_fails_leaves_nothing(tmp_path):
+    def half():
+        with whole(tmp_path / "new" / "file") as part:
+            part.write_text("half")
+            raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        half()
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_whole_until_the_block_ends_shows_nothing(tmp_path):
+    with whole(tmp_path / "file") as part:
+        part.write_text("all")
+        assert not (tmp_path / "file").exists()
+    assert (tmp_path / "file").read_text() == "all"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_write_masks_when_there_are_too_few_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="shorter"):
+        write_masks(tmp_path / "video", ["0.png", "1.png"], [np.zeros((2, 3), np.uint8)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_score_each_keeps_the_order_and_counts_frames(capsys):
+    videos = [SimpleNamespace(name=name, frames=[Path()] * count) for name, count in (("b", 3), ("a", 2))]
+    scores, effort = score_each(videos, lambda v, tick: list(ticking(v.frames[1:], tick)), progress=True)
+    assert list(scores) == ["b", "a"]
+    assert effort["frames"] == 5
+    assert effort["seconds"] >= 0
+    assert "5/5" in capsys.readouterr().err

@@ -1,0 +1,154 @@
+"""``siammae evaluate`` on VIP and JHMDB; what DAVIS shares with them is in test_cli.py."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+
+import siammae
+from siammae.cli import main
+from siammae.evaluation.jhmdb import JOINTS
+
+TINY = siammae.ModelConfig(
+    patch_size=8, image_size=32, embed_dim=32, depth=1, num_heads=2, decoder_dim=32, decoder_depth=1, decoder_heads=2
+)
+RECOMMENDED = siammae.PropagationConfig(queue_length=2, radius=4)
+CLIP = "catch/Throw_f_0"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = siammae.SiamMAE(TINY, propagation=RECOMMENDED)
+    return str(model.save_pretrained(tmp_path_factory.mktemp("weights")))
+
+
+def write_image(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values.astype(np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory):
+    """A square that moves, as a class in VIP's layout and with joints on it in JHMDB's."""
+    root = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    background, square = random.integers(0, 255, (32, 40, 3)), random.integers(0, 255, (16, 16, 3))
+    for index in range(3):
+        frame, labels = background.copy(), np.zeros((32, 40))
+        inside = np.s_[8:24, 8 + 4 * index : 24 + 4 * index]
+        frame[inside], labels[inside] = square, 3
+        labels[:, -2:] = 11
+        write_image(root / "VIP" / "Images" / "videos1" / f"{index + 1:012d}.jpg", frame)
+        write_image(root / "VIP" / "Annotations" / "Category_ids" / "videos1" / f"{index + 1:012d}.png", labels)
+        write_image(root / "JHMDB" / "Rename_Images" / CLIP / f"{index + 1:05d}.png", frame)
+    for folder, name, text in (
+        ("VIP", "lists/val_videos.txt", "videos1"),
+        ("JHMDB", "splits/catch_test_split1.txt", f"{CLIP[6:]}.avi 2"),
+    ):
+        (root / folder / name).parent.mkdir()
+        (root / folder / name).write_text(text + "\n")
+    joints = random.uniform(9, 23, (2, len(JOINTS), 1)) + np.array([[[0, 4, 8]], [[0, 0, 0]]])
+    (root / "JHMDB" / "joint_positions" / CLIP).mkdir(parents=True)
+    savemat(root / "JHMDB" / "joint_positions" / CLIP / "joint_positions.mat", {"pos_img": joints})
+    return root
+
+
+def evaluate(capsys, *argv):
+    """Run ``siammae evaluate``; returns the printed lines."""
+    assert main(["evaluate", *map(str, argv), "--quiet"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return printed.out.splitlines()
+
+
+@pytest.mark.parametrize(("dataset", "score"), [("vip", "mIoU"), ("jhmdb", "PCK@0.1")])
+def test_evaluate_prints_a_table_writes_json_and_results_that_score_the_same(
+    trees, weights, tmp_path, capsys, dataset, score
+):
+    root, out = trees / dataset.upper(), tmp_path / "out"
+    extra = ["-o", out, "--json", tmp_path / "scores.json", "--set", "queue_length=1"]
+    table = evaluate(capsys, dataset, root, "--model", weights, *extra)
+    assert score in table[0]
+    assert table[-1] == f"scores written to {tmp_path / 'scores.json'}"
+    values = json.loads((tmp_path / "scores.json").read_text())
+    assert values["config"]["queue_length"] == 1
+    assert values["config"]["radius"] == RECOMMENDED.radius
+    assert table[-2].split()[1] == f"{values['scores'][score]:.1f}"
+    assert evaluate(capsys, dataset, root, "--results", out) == table[:-1]
+
+
+@pytest.mark.parametrize(("dataset", "argument", "name"), [("vip", "videos", "videos1"), ("jhmdb", "clips", CLIP)])
+def test_evaluate_equals_the_library_call(trees, weights, tmp_path, capsys, dataset, argument, name):
+    root = trees / dataset.upper()
+    argv = [dataset, root, f"--{argument}", name, "--model", weights, "--json", tmp_path / "scores.json"]
+    evaluate(capsys, *argv)
+    function = {"vip": siammae.evaluate_vip, "jhmdb": siammae.evaluate_jhmdb}[dataset]
+    expected = function(siammae.SiamMAE.from_pretrained(weights), root)
+    assert siammae.EvaluationResult.load(tmp_path / "scores.json").scores == expected.scores
+
+
+def test_evaluate_vip_when_told_classes_and_void_uses_them(trees, weights, tmp_path, capsys):
+    argv = ["vip", trees / "VIP", "--model", weights, "--json", tmp_path / "scores.json"]
+    evaluate(capsys, *argv, "--num-classes", 11, "--ignore-index", 11)
+    details = json.loads((tmp_path / "scores.json").read_text())["details"]
+    assert (details["num_classes"], details["ignore_index"]) == (11, 11)
+    assert set(details["per_class"]) == {"0", "3"}
+
+
+def test_evaluate_jhmdb_when_told_the_rules_of_vfs_uses_them(trees, weights, tmp_path, capsys):
+    argv = ["jhmdb", trees / "JHMDB", "--model", weights, "--json", tmp_path / "scores.json"]
+    for extra, first, zero in (([], False, True), (["--count-first-frame", "--no-zero-is-visible"], True, False)):
+        evaluate(capsys, *argv, *extra)
+        details = json.loads((tmp_path / "scores.json").read_text())["details"]
+        assert (details["count_first_frame"], details["zero_is_visible"]) == (first, zero)
+        assert details["counted"] + details["invisible"] == 15 * (3 if first else 2)
+
+
+def test_evaluate_jhmdb_when_given_the_preset_takes_that_of_jhmdb(trees, weights, tmp_path, capsys):
+    argv = ["jhmdb", trees / "JHMDB", "--model", weights, "--json", tmp_path / "scores.json", "--preset", "siammae"]
+    evaluate(capsys, *argv)
+    expected = siammae.PropagationConfig.preset("siammae", dataset="jhmdb")
+    assert siammae.EvaluationResult.load(tmp_path / "scores.json").config == expected
+
+
+@pytest.mark.parametrize("dataset", ["vip", "jhmdb"])
+def test_evaluate_when_asked_for_a_baseline_scores_that(trees, weights, tmp_path, capsys, dataset):
+    argv = [dataset, trees / dataset.upper(), "--model", weights, "--json", tmp_path / "scores.json"]
+    for baseline, name in (("rgb", "PixelExtractor"), ("random", "random")):
+        evaluate(capsys, *argv, "--baseline", baseline)
+        assert json.loads((tmp_path / "scores.json").read_text())["details"]["model"] == name
+
+
+@pytest.mark.parametrize(("dataset", "folder"), [("vip", "Category_ids"), ("jhmdb", "joint_positions")])
+def test_evaluate_when_layout_is_wrong_shows_the_expected_one(tmp_path, capsys, weights, dataset, folder):
+    assert main(["evaluate", dataset, str(tmp_path), "--model", weights]) == 1
+    error = capsys.readouterr().err
+    assert "siammae evaluate: error: no " in error
+    assert folder in error
+
+
+def test_evaluate_jhmdb_when_scipy_is_missing_says_what_to_install(trees, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    assert main(["evaluate", "jhmdb", str(trees / "JHMDB"), "--results", "results"]) == 1
+    assert "error: JHMDB annotations are .mat files: pip install siammae[eval]" in capsys.readouterr().err
+
+
+def test_evaluate_when_there_is_no_such_preset_says_so(trees, weights, capsys):
+    assert main(["evaluate", "jhmdb", str(trees / "JHMDB"), "--model", weights, "--preset", "dino"]) == 1
+    assert "no preset 'dino' for 'jhmdb'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dataset", ["davis", "vip", "jhmdb"])
+def test_help_of_every_data_set_is_printed(dataset, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", dataset, "--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"usage: siammae evaluate {dataset}" in printed
+    assert "--baseline" in printed
