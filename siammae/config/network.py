@@ -1,0 +1,107 @@
+"""The network's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from siammae.config.settings import Settings, check, check_choice, check_color, check_integers
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# name: (embed_dim, depth, num_heads), as in timm's vit_<name>_patch*
+VIT_SIZES: Mapping[str, tuple[int, int, int]] = {
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig(Settings):
+    """The network's shape; stored as ``model`` in a checkpoint's ``config.json``.
+
+    Attributes:
+        patch_size: pixels on a side of a patch.
+        image_size: pixels on a side of the square training crops; a multiple of ``patch_size``.
+        embed_dim: width of the encoder.
+        depth: encoder blocks.
+        num_heads: encoder attention heads.
+        mlp_ratio: hidden width of an MLP over its block's width.
+        position: ``"sincos"`` = fixed 2-D sine-cosine, recomputed at any grid size with the training grid's extent;
+            ``"learned"`` = the stored table, interpolated bicubically.
+        encoder: ``"siamese"`` = each frame alone; ``"joint"`` = the tokens of both frames together.
+        decoder: ``"cross-self"`` = cross-attention to the past frame, self-attention, MLP (the paper's best);
+            ``"cross"`` = without self-attention; ``"joint"`` = self-attention over the tokens of both frames.
+        decoder_dim: width of the decoder.
+        decoder_depth: decoder blocks.
+        decoder_heads: decoder attention heads.
+        norm_pix_loss: normalise each target patch to mean 0 and variance 1 before the l2 error.
+        pixel_mean: subtracted from RGB in [0, 1].
+        pixel_std: divides what is left.
+
+    Raises:
+        ValueError: a field is out of range or two do not fit together.
+
+    Source:
+        Gupta et al. 2023, sections 3 and 4; decoder width and depth are not in the public material, the default
+        256 wide, 4 deep is that of the CropMAE re-implementation.
+    """
+
+    patch_size: int = 16
+    image_size: int = 224
+    embed_dim: int = 384
+    depth: int = 12
+    num_heads: int = 6
+    mlp_ratio: float = 4.0
+    position: Literal["sincos", "learned"] = "sincos"
+    encoder: Literal["siamese", "joint"] = "siamese"
+    decoder: Literal["cross-self", "cross", "joint"] = "cross-self"
+    decoder_dim: int = 256
+    decoder_depth: int = 4
+    decoder_heads: int = 8
+    norm_pix_loss: bool = True
+    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
+    pixel_std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        check_integers(self)
+        for field in ("patch_size", "image_size", "embed_dim", "depth", "num_heads", "decoder_dim", "decoder_depth"):
+            check(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
+        check(self.decoder_heads >= 1, "decoder_heads", self.decoder_heads, "at least 1")
+        check(self.mlp_ratio > 0, "mlp_ratio", self.mlp_ratio, "above 0")
+        check(self.image_size % self.patch_size == 0, "image_size", self.image_size, f"a multiple of {self.patch_size}")
+        for width, heads in (("embed_dim", "num_heads"), ("decoder_dim", "decoder_heads")):
+            got = getattr(self, width)
+            check(got % getattr(self, heads) == 0, width, got, f"a multiple of {heads} = {getattr(self, heads)}")
+            check(got % 4 == 0, width, got, "a multiple of 4 (sine and cosine of x and y)")
+        check_choice("position", self.position, ("sincos", "learned"))
+        check_choice("encoder", self.encoder, ("siamese", "joint"))
+        check_choice("decoder", self.decoder, ("cross-self", "cross", "joint"))
+        check_color("pixel_mean", self.pixel_mean, least=-1.0)
+        check_color("pixel_std", self.pixel_std, least=1e-6)
+
+    @classmethod
+    def vit(cls, size: str, *, patch_size: int = 16, **fields: Any) -> Self:  # noqa: ANN401 -- the fields' own types
+        """Return a standard ViT shape.
+
+        Args:
+            size: ``"tiny"``, ``"small"``, ``"base"`` or ``"large"``.
+            patch_size: pixels on a side, 8 or 16 in the paper.
+            **fields: any other field of this class.
+
+        Raises:
+            ValueError: the size is unknown or a field out of range.
+        """
+        check_choice("size", size, tuple(VIT_SIZES))
+        embed_dim, depth, num_heads = VIT_SIZES[size]
+        shape = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "patch_size": patch_size}
+        return cls.from_dict({**shape, **fields})
+
+    @property
+    def grid_size(self) -> int:
+        """Patches on a side of a training crop."""
+        return self.image_size // self.patch_size

@@ -1,0 +1,92 @@
+"""Everything a pretraining run depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from siammae.config.network import ModelConfig
+from siammae.config.settings import Settings, check, check_choice, check_integers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainConfig(Settings):
+    """Everything a pretraining run depends on; saved as JSON beside every checkpoint.
+
+    Attributes:
+        videos: a folder searched for videos, a text file with one path a line, or one video.
+        output_dir: gets ``state.pt`` (to resume), ``log.jsonl`` and ``model/`` (for ``from_pretrained``).
+        model: the network.
+        mask_ratio: part of the future frame's patches that is hidden, in (0, 1).
+        frame_gap: least and largest distance of the two frames, inclusive, in frames; cut to what a clip allows.
+        samples_per_video: pairs drawn from each video in one epoch (repeated sampling).
+        crop_scale: part of the frame's area that a crop covers, least and largest.
+        crop_ratio: width over height of a crop, least and largest.
+        flip: probability of a horizontal flip.
+        still_share: part of the pairs made from one frame by two different crops instead of two frames by one crop.
+        short_side: frames are shrunk to this short side when read; None keeps them.
+        cache_mb: memory for decoded frames in each reading process, in MiB; 0 decodes anew for every sample.
+        epochs: passes over the videos.
+        warmup_epochs: epochs in which the learning rate rises from 0.
+        batch_size: pairs in one optimiser step.
+        base_lr: learning rate for a batch of 256 pairs; scaled by ``batch_size / 256``.
+        weight_decay: of AdamW, on matrices only.
+        betas: decay rates of AdamW's two running averages.
+        precision: ``"bf16"`` = bfloat16 autocast, ``"fp32"``.
+        workers: processes that read ahead; 0 reads in the training process.
+        checkpoint_every: optimiser steps between saved states.
+        seed: of weights, masks, pairs and crops.
+
+    Raises:
+        ValueError: a field is out of range.
+
+    Source:
+        Gupta et al. 2023, table 4a; still_share is ours (CropMAE's idea as a part of the diet).
+    """
+
+    videos: str
+    output_dir: str
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    mask_ratio: float = 0.95
+    frame_gap: tuple[int, int] = (4, 48)
+    samples_per_video: int = 2
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    still_share: float = 0.0
+    short_side: int | None = None
+    cache_mb: int = 0
+    epochs: int = 400
+    warmup_epochs: int = 40
+    batch_size: int = 2048
+    base_lr: float = 1.5e-4
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    workers: int = 0
+    checkpoint_every: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_integers(self)
+        if isinstance(self.model, Mapping):  # from JSON
+            object.__setattr__(self, "model", ModelConfig.from_dict(self.model))
+        for field in ("videos", "output_dir"):  # a Path would fit neither JSON nor the saved state
+            object.__setattr__(self, field, os.fspath(getattr(self, field)))
+        check(0 < self.mask_ratio < 1, "mask_ratio", self.mask_ratio, "between 0 and 1")
+        check(1 <= self.frame_gap[0] <= self.frame_gap[1], "frame_gap", self.frame_gap, "(least, largest), from 1 up")
+        low, high = self.crop_scale
+        check(0 < low <= high <= 1, "crop_scale", self.crop_scale, "(least, largest) in (0, 1]")
+        check(0 < self.crop_ratio[0] <= self.crop_ratio[1], "crop_ratio", self.crop_ratio, "(least, largest) above 0")
+        check(0 <= self.flip <= 1, "flip", self.flip, "a probability")
+        check(0 <= self.still_share <= 1, "still_share", self.still_share, "between 0 and 1")
+        check(self.short_side is None or self.short_side >= 1, "short_side", self.short_side, "at least 1, or None")
+        for field in ("samples_per_video", "epochs", "batch_size", "checkpoint_every"):
+            check(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
+        check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers in [0, 1)")
+        for field in ("cache_mb", "warmup_epochs", "workers", "weight_decay", "base_lr"):
+            check(getattr(self, field) >= 0, field, getattr(self, field), "at least 0")
+        check_choice("precision", self.precision, ("bf16", "fp32"))

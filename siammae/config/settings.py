@@ -1,0 +1,67 @@
+"""What the settings classes share: checks that name field, value and what is allowed; strict JSON dictionaries."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+
+def check(valid: bool, field: str, got: object, allowed: str) -> None:
+    """Raise a ValueError that names a field, its value and what is allowed, unless it is valid."""
+    if not valid:
+        raise ValueError(f"{field} is {got!r}: it must be {allowed}.")
+
+
+def check_choice(field: str, got: object, choices: tuple[object, ...]) -> None:
+    """Refuse a value that is none of the choices."""
+    check(got in choices, field, got, "one of " + ", ".join(map(repr, choices)))
+
+
+def check_color(field: str, got: Sequence[float], *, least: float) -> None:
+    """Refuse what is not one number for red, green and blue."""
+    check(len(got) == 3 and min(got) >= least, field, got, f"three numbers (R, G, B), each at least {least}")
+
+
+def _tuples(value: Any) -> Any:  # noqa: ANN401 -- any JSON value
+    """JSON knows lists only; our fields are tuples."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def check_integers(settings: Settings) -> None:
+    """Refuse 2.5 or True where a whole number belongs: it would fail much later, far from its cause."""
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        got = getattr(settings, field.name)
+        if field.type == "int" or (field.type == "int | None" and got is not None):
+            check(isinstance(got, int) and not isinstance(got, bool), field.name, got, "a whole number")
+
+
+class Settings:
+    """What the three settings share: JSON-ready dictionaries, strict on the way in."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as plain JSON-ready values."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from :meth:`to_dict`'s result.
+
+        Raises:
+            ValueError: a field is unknown, missing or out of range; the message names it.
+        """
+        fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(set(values) - fields):
+            raise ValueError(f"unknown {cls.__name__} fields {unknown}: known are {sorted(fields)}.")
+        try:
+            return cls(**{name: _tuples(value) for name, value in values.items()})
+        except TypeError as error:
+            raise ValueError(f"{cls.__name__} cannot be built from {dict(values)}: {error}.") from error
+
+    def replace(self, **changes: Any) -> Self:  # noqa: ANN401 -- the fields' own types
+        """Return a copy with some fields changed; the copy is checked again.
+
+        Raises:
+            ValueError: a field is unknown or out of range.
+        """
+        return type(self).from_dict({**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, **changes})  # type: ignore[arg-type]
