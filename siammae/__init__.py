@@ -10,7 +10,9 @@ from siammae._version import __version__
 
 if TYPE_CHECKING:
     from siammae.affinity import TopK, available_kernels, topk_affinity
+    from siammae.backbones import TimmExtractor
     from siammae.config import ModelConfig, PretrainConfig, PropagationConfig
+    from siammae.convert import ConversionReport, convert_checkpoint
     from siammae.errors import CheckpointError, DatasetError, KernelUnavailableError, SiamMAEError, VideoReadError
     from siammae.evaluation import (
         EvaluationResult,
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     )
     from siammae.features import FeatureExtractor, PixelExtractor
     from siammae.frames import VideoWriter, read_frames
-    from siammae.labels import gather_labels
+    from siammae.labels import FrameMasks, gather_labels
     from siammae.masks import read_mask, write_mask
     from siammae.metrics import boundary_measure, mean_iou, pck, region_similarity
     from siammae.model import PretrainOutput, SiamMAE
@@ -36,16 +38,17 @@ if TYPE_CHECKING:
         propagate_keypoints,
         propagate_masks,
     )
-    from siammae.propagator import FrameKeypoints, FrameMasks, KeypointPropagator, Propagator
+    from siammae.propagator import FrameKeypoints, KeypointPropagator, Propagator
     from siammae.visualize import contact_sheet, feature_pca, overlay_keypoints, overlay_masks
 
 _MODULE_OF = {
     "CheckpointError": "errors",
+    "ConversionReport": "convert",
     "DatasetError": "errors",
     "EvaluationResult": "evaluation",
     "FeatureExtractor": "features",
     "FrameKeypoints": "propagator",
-    "FrameMasks": "propagator",
+    "FrameMasks": "labels",
     "KernelUnavailableError": "errors",
     "KeypointPropagator": "propagator",
     "ModelConfig": "config",
@@ -56,6 +59,7 @@ _MODULE_OF = {
     "Propagator": "propagator",
     "SiamMAE": "model",
     "SiamMAEError": "errors",
+    "TimmExtractor": "backbones",
     "TopK": "affinity",
     "VideoKeypoints": "propagation",
     "VideoMasks": "propagation",
@@ -64,6 +68,7 @@ _MODULE_OF = {
     "available_kernels": "affinity",
     "boundary_measure": "metrics",
     "contact_sheet": "visualize",
+    "convert_checkpoint": "convert",
     "evaluate_davis": "evaluation",
     "evaluate_jhmdb": "evaluation",
     "evaluate_vip": "evaluation",
@@ -90,6 +95,7 @@ _MODULE_OF = {
 
 __all__ = [
     "CheckpointError",
+    "ConversionReport",
     "DatasetError",
     "EvaluationResult",
     "FeatureExtractor",
@@ -105,6 +111,7 @@ __all__ = [
     "Propagator",
     "SiamMAE",
     "SiamMAEError",
+    "TimmExtractor",
     "TopK",
     "VideoKeypoints",
     "VideoMasks",
@@ -114,6 +121,7 @@ __all__ = [
     "available_kernels",
     "boundary_measure",
     "contact_sheet",
+    "convert_checkpoint",
     "evaluate_davis",
     "evaluate_jhmdb",
     "evaluate_vip",

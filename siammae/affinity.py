@@ -33,7 +33,7 @@ def topk_affinity(
     top_k: int,
     temperature: float,
     radius: int | None = None,
-    neighborhood: Literal["disk", "square"] = "disk",
+    neighborhood: Literal["disk", "closed_disk", "square"] = "disk",
     free_frames: int = 0,
     keep_ties: bool = False,
     normalized: bool = False,
@@ -50,7 +50,8 @@ def topk_affinity(
         top_k: neighbours kept; fewer where the window holds fewer. At least 1.
         temperature: divisor of the cosine similarity, > 0. DAVIS runs use 0.7 (CropMAE) or 0.1 (DINO).
         radius: in patches; None looks everywhere. At least 1.
-        neighborhood: ``"disk"`` keeps ``distance(p, q) < radius``; ``"square"`` ``|dx| <= radius and |dy| <= radius``.
+        neighborhood: ``"disk"`` keeps ``distance(p, q) < radius``; ``"closed_disk"`` ``distance(p, q) <= radius``;
+            ``"square"`` ``|dx| <= radius and |dy| <= radius``.
         free_frames: this many leading context frames are searched without a window.
         keep_ties: also keep every patch exactly as similar as the ``top_k``-th (DINO), so ``k`` may exceed ``top_k``.
         normalized: the features have unit length already, as :func:`unit_length` makes them.
@@ -74,8 +75,8 @@ def topk_affinity(
         raise ValueError(f"temperature is {temperature}: it must be above 0, finite.")
     if radius is not None and radius < 1:
         raise ValueError(f"radius is {radius}: it must be at least 1, or None for no window.")
-    if neighborhood not in ("disk", "square"):
-        raise ValueError(f"neighborhood is {neighborhood!r}: it must be 'disk' or 'square'.")
+    if neighborhood not in ("disk", "closed_disk", "square"):
+        raise ValueError(f"neighborhood is {neighborhood!r}: it must be 'disk', 'closed_disk' or 'square'.")
     if free_frames < 0:
         raise ValueError(f"free_frames is {free_frames}: it must be at least 0.")
     weights, indices = _kernels.topk_affinity(

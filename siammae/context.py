@@ -51,9 +51,10 @@ class ContextQueue:
     def add(self, frame: ContextFrame) -> None:
         """Take the newest frame."""
         first = not len(self)
-        if frame.given is not None and self._config.pin_first:
+        pinned = frame.given is not None and self._config.pin_first
+        if pinned:
             self._pinned.append(frame)
-        else:
+        if not pinned or self._config.queue_pinned:
             self._recent.append(frame)
         if first and self._config.pad_queue:
             self._recent.extend([frame] * self._config.queue_length)
@@ -102,8 +103,10 @@ class Stream:
             (rgb.shape[0], rgb.shape[1]),
             patch_size=self.extractor.patch_size,
             resize=config.resize,
+            side=config.resize_side,
             multiple=config.size_multiple,
             rounding=config.rounding,
+            round_both=config.round_both,
         )
         resized = resize_frame(rgb, size, interpolation=config.interpolation)[None]
         # Presets that fix the normalisation say so; any other extractor need not know the argument.

@@ -17,7 +17,7 @@ from siammae.config import IMAGENET_MEAN, IMAGENET_STD
 from siammae.frames import VideoSource, read_frames, resize_frame
 
 Rounding = Literal["nearest", "floor", "ceil"]
-Interpolation = Literal["area", "bilinear"]
+Interpolation = Literal["area", "bilinear", "bicubic"]
 _ROUND: dict[str, Callable[[float], int]] = {"nearest": round, "floor": math.floor, "ceil": math.ceil}
 
 
@@ -47,17 +47,22 @@ def input_size(
     *,
     patch_size: int,
     resize: int | tuple[int, int] | None = None,
+    side: Literal["short", "long"] = "short",
     multiple: int | None = None,
     rounding: Rounding = "nearest",
+    round_both: bool = False,
 ) -> tuple[int, int]:
     """Choose the size at which a frame enters the network; the aspect is kept as far as whole patches allow.
 
     Args:
         frame_size: ``(H, W)`` in pixels.
         patch_size: every side becomes a multiple of this.
-        resize: None = the frame's own size; an int = that short side, the long side in proportion; ``(H, W)`` = that.
-        multiple: with a short side given, the long side becomes a multiple of this; None = ``patch_size``.
-        rounding: how a side gets to its multiple.
+        resize: None = the frame's own size; an int = one side, the other in proportion; ``(H, W)`` = that.
+        side: which one an int gives; of a square frame the long side is the height.
+        multiple: the side that follows becomes a multiple of this; None = ``patch_size``.
+        rounding: how the side that follows gets to its multiple, and without ``resize`` both sides.
+        round_both: the side given is rounded by that rule too and not to the nearest multiple, and the other one
+            follows from the rounded one.
 
     Returns:
         ``(H, W)``, multiples of ``patch_size``.
@@ -71,18 +76,21 @@ def input_size(
         return resize
     if multiple is not None and multiple % patch_size:
         raise ValueError(f"multiple is {multiple}: it must be a multiple of the patch size {patch_size}.")
-    if resize is None:
-        resize = min(frame_size)
-        short = _to_multiple(resize, patch_size, rounding)
-    else:
-        short = _to_multiple(resize, patch_size, "nearest")
+    by_long = resize is not None and side == "long"
+    own, other = sorted(frame_size, reverse=by_long)
+    given = own if resize is None else resize
+    first = _to_multiple(given, patch_size, rounding if resize is None or round_both else "nearest")
+    follows = (first if round_both else given) * other / max(own, 1)
+    second = _to_multiple(follows, multiple or patch_size, rounding)
+    short, long_side = (second, first) if by_long else (first, max(first, second))
     if min(frame_size) < 1 or short < patch_size:
         raise ValueError(
-            f"the frame is {frame_size} and would enter the network with a short side of {resize} pixels: "
-            f"at least one patch of {patch_size} is needed. Pass resize=... to enlarge it."
+            f"the frame is {frame_size} and would enter the network with a short side of "
+            f"{follows if by_long else given:g} pixels: at least one patch of {patch_size} is needed. "
+            "Pass resize=... to enlarge it."
         )
-    long_side = max(_to_multiple(resize * max(frame_size) / min(frame_size), multiple or patch_size, rounding), short)
-    return (short, long_side) if frame_size[0] <= frame_size[1] else (long_side, short)
+    upright = frame_size[0] > frame_size[1] or (by_long and frame_size[0] == frame_size[1])
+    return (long_side, short) if upright else (short, long_side)
 
 
 def _to_multiple(side: float, multiple: int, rounding: Rounding) -> int:

@@ -60,6 +60,11 @@ def find_checkpoint(
     text = os.fspath(name)
     if text in bundled_names():
         return _BUNDLED / text
+    if text.startswith("timm/") and not Path(text).is_dir():
+        raise ValueError(
+            f"{text!r} is a network of timm, not a siammae checkpoint: use siammae.TimmExtractor.from_pretrained, or "
+            "pass the name as model= to the functions and as --model to the commands that take any features."
+        )
     if text.startswith("hf-hub:"):
         return _download(text.removeprefix("hf-hub:"), revision, cache_dir, token, local_files_only)
     folder = Path(text.removeprefix("local-dir:"))
@@ -88,7 +93,7 @@ def _download(
             )
             for file in (CONFIG_FILE, WEIGHTS_FILE)
         )
-    except _hub_errors() as error:
+    except hub_errors() as error:
         raise CheckpointError(
             f"{repo_id!r} cannot be had from the Hugging Face Hub ({type(error).__name__}: {error}). Check the name, "
             f"revision={revision!r}, the token and the network; local_files_only={local_files_only}."
@@ -96,7 +101,7 @@ def _download(
     return Path(config).parent
 
 
-def _hub_errors() -> tuple[type[Exception], ...]:
+def hub_errors() -> tuple[type[Exception], ...]:
     """Return what is raised when the Hub refuses or is out of reach, whichever HTTP client its library uses."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -207,7 +212,7 @@ def upload(folder: Path, repo_id: str, *, private: bool = False, token: str | bo
         commit = api.upload_folder(
             repo_id=repo_id, folder_path=folder, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
         )
-    except _hub_errors() as error:
+    except hub_errors() as error:
         raise CheckpointError(
             f"{repo_id!r} cannot be written on the Hugging Face Hub ({type(error).__name__}: {error}). "
             "Log in with `hf auth login` or pass token=..., and check that you may write there."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -13,8 +14,55 @@ from PIL import Image
 from torch import Tensor
 
 from siammae.affinity import TopK
+from siammae.config import PropagationConfig
 
 _VOID = 255
+
+
+@dataclass(frozen=True, slots=True)
+class FrameMasks:
+    """Soft labels of one frame; pixels are made only when asked for.
+
+    Attributes:
+        frame_index: counted from 0 since the propagator's start or reset.
+        object_ids: the followed objects, in the order of ``scores[1:]``.
+        scores: ``(1 + objects, h, w)`` float32 on the model's device; channel 0 is the background.
+        frame_size: ``(H, W)``.
+        input_size: ``(H, W)`` of the network's input.
+        config: the rules of rendering.
+        given: the mask that came with this frame, ``(H, W)`` uint8, or None.
+        given_ids: the objects that mask speaks for.
+    """
+
+    frame_index: int
+    object_ids: tuple[int, ...]
+    scores: Tensor
+    frame_size: tuple[int, int]
+    input_size: tuple[int, int]
+    config: PropagationConfig
+    given: NDArray[np.uint8] | None = field(default=None, repr=False)
+    given_ids: tuple[int, ...] = ()
+
+    def label_map(self, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Return uint8 object ids; 0 is background.
+
+        Args:
+            size: of the map, ``(H, W)``, which takes the place of the frame's size in the rules of rendering; a given
+                mask gets there by nearest neighbour. None = the frame's size.
+        """
+        config, size = self.config, size or self.frame_size
+        upsampled = size if config.upsample_to == "frame" else self.input_size
+        channels = render_labels(self.scores, upsampled, min_max=config.min_max, upsampling=config.upsampling)
+        labels = np.array([0, *self.object_ids], np.uint8)[resize_nearest(channels, size)]
+        if self.given is None or config.first_output == "rendered":
+            return labels
+        given = resize_nearest(self.given, size)
+        labels[np.isin(labels, self.given_ids)] = 0
+        return np.where(np.isin(given, self.given_ids), given, labels)
+
+    def masks(self) -> NDArray[np.bool_]:
+        """Return one mask per object: ``(objects, H, W)`` bool, in the order of ``object_ids``."""
+        return np.equal(self.label_map(), np.array(self.object_ids, np.uint8).reshape(-1, 1, 1))
 
 
 def gather_labels(topk: TopK, context_labels: Tensor) -> Tensor:
@@ -84,13 +132,26 @@ def resize_nearest(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
     return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-def render_labels(scores: Tensor, size: tuple[int, int], *, min_max: bool) -> NDArray[np.uint8]:
-    """Upsample soft labels bilinearly and take the best label of each pixel.
+def unit_sum(labels: Tensor) -> Tensor:
+    """Divide soft labels ``(L, h, w)`` by their sum over L; where all are 0 they stay so."""
+    total = labels.sum(dim=0)
+    return labels / torch.where(total > 0, total, 1)
+
+
+def render_labels(
+    scores: Tensor,
+    size: tuple[int, int],
+    *,
+    min_max: bool,
+    upsampling: Literal["bilinear", "nearest"] = "bilinear",
+) -> NDArray[np.uint8]:
+    """Upsample soft labels and take the best label of each pixel.
 
     Args:
         scores: ``(L, h, w)``, float.
         size: ``(H, W)`` of the result.
         min_max: stretch every label's upsampled map to [0, 1] first.
+        upsampling: ``"nearest"`` takes the patch in which a pixel's corner lies, as PyTorch does.
 
     Returns:
         ``(H, W)`` uint8 channel numbers; equal scores go to the smaller one.
@@ -98,10 +159,11 @@ def render_labels(scores: Tensor, size: tuple[int, int], *, min_max: bool) -> ND
     Source:
         min_max is DINO's norm_mask, eval_video_segmentation.py.
     """
+    corners = False if upsampling == "bilinear" else None
     best = torch.full(size, -torch.inf, device=scores.device)
     label = torch.zeros(size, dtype=torch.uint8, device=scores.device)
     for channel in range(len(scores)):  # one full-size map at a time bounds memory for many objects
-        full = F.interpolate(scores[channel][None, None], size, mode="bilinear", align_corners=False)[0, 0]
+        full = F.interpolate(scores[channel][None, None], size, mode=upsampling, align_corners=corners)[0, 0]
         if min_max and full.max() > 0:
             full = full - full.min()
             # A constant map becomes NaN, which DINO's argmax prefers to every number.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from siammae import hub
 from siammae.config import ModelConfig, PropagationConfig
+from siammae.cropmae import CropMAEDecoder
 from siammae.errors import CheckpointError
 from siammae.features import extract_features, normalize
 from siammae.frames import PathLike, VideoSource
@@ -27,6 +28,12 @@ class PretrainOutput(NamedTuple):
     loss: Tensor  # ()
     prediction: Tensor  # (B, N, P*P*3)
     mask: Tensor  # (B, N) bool, True = hidden
+
+
+def _decoder(config: ModelConfig) -> Decoder | CropMAEDecoder | None:
+    if config.decoder == "none":
+        return None
+    return CropMAEDecoder(config) if config.decoder == "cropmae" else Decoder(config)
 
 
 class SiamMAE(nn.Module):
@@ -50,7 +57,7 @@ class SiamMAE(nn.Module):
         self.name = "random"
         self.patch_size = self.config.patch_size
         self.encoder = Encoder(self.config)
-        self.decoder = Decoder(self.config)
+        self.decoder = _decoder(self.config)
         # A jointly encoding network must know which frame a token is from; alone, a frame counts as the past one.
         joint = self.config.encoder == "joint"
         self.frame_embed = nn.Parameter(torch.zeros(2, 1, self.config.embed_dim)) if joint else None
@@ -186,7 +193,13 @@ class SiamMAE(nn.Module):
 
         Raises:
             ValueError: shapes differ or do not divide into patches, or pixels are integers other than uint8.
+            RuntimeError: the network has no decoder.
         """
+        if self.decoder is None:
+            raise RuntimeError(
+                'this network has no decoder (config.decoder is "none"): it makes features only. Use extract, or load '
+                "a checkpoint with a decoder."
+            )
         grid = self._check_pair(past, future)
         mean, std = self.config.pixel_mean, self.config.pixel_std
         past, future = (normalize(frame, mean, std, self.dtype) for frame in (past, future))

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from siammae.affinity import Kernels
+from siammae.backbones import PREFIX, TimmExtractor
 from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
 from siammae.frames import PathLike, VideoSource, count_frames, read_frames
 from siammae.hub import DEFAULT_WEIGHTS
+from siammae.labels import FrameMasks
 from siammae.masks import MaskSource, write_mask
 from siammae.model import SiamMAE
-from siammae.propagator import FrameKeypoints, FrameMasks, KeypointPropagator, Propagator
+from siammae.propagator import FrameKeypoints, KeypointPropagator, Propagator
 
 _T = TypeVar("_T")
 
@@ -59,12 +61,15 @@ class VideoKeypoints:
 
 
 @lru_cache(maxsize=2)
-def _load(name: str) -> SiamMAE:
-    return SiamMAE.from_pretrained(name)
+def _load(name: str) -> FeatureExtractor:
+    return TimmExtractor.from_pretrained(name) if name.startswith(PREFIX) else SiamMAE.from_pretrained(name)
 
 
 def load_extractor(model: FeatureExtractor | PathLike) -> FeatureExtractor:
-    """Turn a checkpoint's name into a model on the CPU, loaded once a process; an extractor is returned as it is."""
+    """Turn a name into a model on the CPU, loaded once a process; an extractor is returned as it is.
+
+    ``timm/NAME`` is a network of timm (see :class:`TimmExtractor`), any other name a checkpoint of ours.
+    """
     if hasattr(model, "extract"):
         return cast(FeatureExtractor, model)
     return _load(str(model))

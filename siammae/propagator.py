@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -17,49 +16,8 @@ from siammae.config import PropagationConfig
 from siammae.context import ContextFrame, Size, Stream, recommended_config
 from siammae.features import FeatureExtractor
 from siammae.frames import FrameSource
-from siammae.labels import decode_keypoints, encode_keypoints, encode_mask, render_labels, resize_nearest
+from siammae.labels import FrameMasks, decode_keypoints, encode_keypoints, encode_mask, unit_sum
 from siammae.masks import MAX_OBJECTS, MaskSource, check_frame_size, mask_ids, read_mask
-
-
-@dataclass(frozen=True, slots=True)
-class FrameMasks:
-    """Soft labels of one frame; pixels are made only when asked for.
-
-    Attributes:
-        frame_index: counted from 0 since the propagator's start or reset.
-        object_ids: the followed objects, in the order of ``scores[1:]``.
-        scores: ``(1 + objects, h, w)`` float32 on the model's device; channel 0 is the background.
-        frame_size: ``(H, W)``.
-        input_size: ``(H, W)`` of the network's input.
-        config: the rules of rendering.
-        given: the mask that came with this frame, ``(H, W)`` uint8, or None.
-        given_ids: the objects that mask speaks for.
-    """
-
-    frame_index: int
-    object_ids: tuple[int, ...]
-    scores: Tensor
-    frame_size: Size
-    input_size: Size
-    config: PropagationConfig
-    given: NDArray[np.uint8] | None = field(default=None, repr=False)
-    given_ids: tuple[int, ...] = ()
-
-    def label_map(self) -> NDArray[np.uint8]:
-        """Return ``(H, W)`` uint8 object ids; 0 is background."""
-        config = self.config
-        size = self.frame_size if config.upsample_to == "frame" else self.input_size
-        channels = render_labels(self.scores, size, min_max=config.min_max)
-        labels = np.array([0, *self.object_ids], np.uint8)[resize_nearest(channels, self.frame_size)]
-        if self.given is None or config.first_output == "rendered":
-            return labels
-        spoken_for = np.isin(self.given, self.given_ids)
-        labels[np.isin(labels, self.given_ids)] = 0
-        return np.where(spoken_for, self.given, labels)
-
-    def masks(self) -> NDArray[np.bool_]:
-        """Return one mask per object: ``(objects, H, W)`` bool, in the order of ``object_ids``."""
-        return np.equal(self.label_map(), np.array(self.object_ids, np.uint8).reshape(-1, 1, 1))
 
 
 class Propagator:
@@ -126,6 +84,8 @@ class Propagator:
             raise RuntimeError("no mask yet: give a mask on the first frame, step(frame, mask=...).")
         features, in_size = stream.extract(rgb)
         scores = stream.propagate(features) if len(stream.queue) else None
+        if scores is not None and stream.config.normalize_labels:
+            scores = unit_sum(scores)
         ids = (*self._ids, *(i for i in given_ids if i not in self._ids))
         if given is not None:
             scores = self._correct(scores, given, given_ids, ids, (features.shape[-2], features.shape[-1]), in_size)

@@ -47,6 +47,32 @@ def sincos_position(grid: tuple[int, int], dim: int, *, extent: int) -> Tensor:
     return torch.cat([x, y], dim=2).reshape(h * w, dim).float()
 
 
+def resample_position(table: Tensor, side: int, grid: tuple[int, int], *, offset: float = 0.0) -> Tensor:
+    """Interpolate a square position table bicubically.
+
+    Args:
+        table: ``(1, side*side, C)``.
+        side: patches on a side of the training grid.
+        grid: wanted patches ``(h, w)``.
+        offset: added to ``h`` and ``w`` in the scale only, which moves the samples a little towards the first patch.
+
+    Returns:
+        ``(1, h*w, C)``; the table itself where the grid is the training grid.
+
+    Source:
+        The offset of 0.1 is DINO's, vision_transformer.py, interpolate_pos_encoding.
+    """
+    if grid == (side, side):
+        return table
+    square = table.reshape(1, side, side, -1).permute(0, 3, 1, 2).float()  # (1, C, side, side)
+    if offset:
+        scale = ((grid[0] + offset) / side, (grid[1] + offset) / side)
+        resized = F.interpolate(square, scale_factor=scale, mode="bicubic")
+    else:
+        resized = F.interpolate(square, grid, mode="bicubic")
+    return resized.to(table.dtype).flatten(2).transpose(1, 2)
+
+
 def _initialise(module: nn.Module) -> None:
     """Initialise as MAE does: Xavier-uniform matrices, zero biases."""
     if isinstance(module, nn.Linear):
@@ -68,10 +94,14 @@ class Encoder(nn.Module):
         self.config = config
         self.patch_embed = PatchEmbed(None, config.patch_size, 3, dim, strict_img_size=False)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid**2, dim), requires_grad=config.position == "learned")
+        registers = config.registers
+        self.reg_token = nn.Parameter(torch.zeros(1, registers, dim)) if registers else None
+        rows = grid**2 if registers else 1 + grid**2  # as in timm: with registers CLS has no row of its own
+        self.pos_embed = nn.Parameter(torch.zeros(1, rows, dim), requires_grad=config.position == "learned")
+        scale = 1e-5 if config.layer_scale else None
         self.blocks = nn.Sequential(
             *(
-                Block(dim, config.num_heads, config.mlp_ratio, qkv_bias=True, norm_layer=_layer_norm)  # type: ignore[arg-type]
+                Block(dim, config.num_heads, config.mlp_ratio, qkv_bias=True, init_values=scale, norm_layer=_layer_norm)  # type: ignore[arg-type]
                 for _ in range(config.depth)
             )
         )
@@ -79,6 +109,8 @@ class Encoder(nn.Module):
         self.apply(_initialise)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(dim, -1))
         nn.init.normal_(self.cls_token, std=0.02)
+        if self.reg_token is not None:
+            nn.init.normal_(self.reg_token, std=0.02)
         if config.position == "sincos":
             self.pos_embed.data[0, 1:] = sincos_position((grid, grid), dim, extent=grid)
         else:
@@ -87,12 +119,10 @@ class Encoder(nn.Module):
     def position(self, grid: tuple[int, int]) -> Tensor:
         """Return the position embedding ``(1, h*w, C)`` of a grid, without the CLS token's."""
         side = self.config.grid_size
-        if grid == (side, side):
-            return self.pos_embed[:, 1:]
-        if self.config.position == "sincos":
+        if self.config.position == "sincos" and grid != (side, side):
             return sincos_position(grid, self.config.embed_dim, extent=side).to(self.pos_embed)[None]
-        table = self.pos_embed[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, C, side, side)
-        return F.interpolate(table.float(), grid, mode="bicubic").to(table.dtype).flatten(2).transpose(1, 2)
+        table = self.pos_embed[:, -(side**2) :]
+        return resample_position(table, side, grid, offset=self.config.position_offset)
 
     def embed(self, images: Tensor) -> Tensor:
         """Turn normalised images ``(B, 3, H, W)`` into patch tokens ``(B, h*w, C)`` with their positions."""
@@ -109,12 +139,15 @@ class Encoder(nn.Module):
             norm: apply the final layer norm.
 
         Returns:
-            ``(B, 1 + n, C)``; the first token is CLS.
+            ``(B, 1 + n, C)``; the first token is CLS, registers are left out.
         """
-        cls = (self.cls_token + self.pos_embed[:, :1]).to(tokens.dtype)
-        x = torch.cat([cls.expand(tokens.shape[0], -1, -1), tokens], dim=1)  # (B, 1+n, C)
+        cls = self.cls_token if self.reg_token is not None else self.cls_token + self.pos_embed[:, :1]
+        prefix = cls if self.reg_token is None else torch.cat([cls, self.reg_token], dim=1)  # (1, 1+R, C)
+        x = torch.cat([prefix.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)  # (B, 1+R+n, C)
         for block in list(self.blocks)[: self.check_layer(layer) + 1]:
             x = block(x)
+        if self.reg_token is not None:
+            x = torch.cat([x[:, :1], x[:, prefix.shape[1] :]], dim=1)
         return self.norm(x) if norm else x
 
     def check_layer(self, layer: int) -> int:

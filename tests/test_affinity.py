@@ -21,6 +21,8 @@ def features(channels, frames, h, w, seed=0):
 def inside(y, x, v, u, radius, neighborhood):
     if neighborhood == "disk":
         return math.hypot(y - v, x - u) < radius
+    if neighborhood == "closed_disk":
+        return math.hypot(y - v, x - u) <= radius
     return abs(y - v) <= radius and abs(x - u) <= radius
 
 
@@ -69,7 +71,7 @@ def assert_same(matches, expected, atol=2e-6):
 
 @pytest.mark.parametrize("keep_ties", [False, True])
 @pytest.mark.parametrize("free_frames", [0, 1, 3])
-@pytest.mark.parametrize("neighborhood", ["disk", "square"])
+@pytest.mark.parametrize("neighborhood", ["disk", "closed_disk", "square"])
 @pytest.mark.parametrize("radius", [1, 2, 4, 50, None])
 def test_topk_affinity_on_an_odd_grid_is_the_dense_statement(radius, neighborhood, free_frames, keep_ties):
     query, context = features(*SHAPES[0])
@@ -199,7 +201,7 @@ def test_unit_length_scales_to_one_and_keeps_zero_vectors():
         ({"temperature": math.nan}, r"temperature is nan: it must be above 0"),
         ({"temperature": math.inf}, r"temperature is inf: it must be above 0, finite"),
         ({"radius": 0}, r"radius is 0: it must be at least 1, or None"),
-        ({"neighborhood": "ring"}, r"neighborhood is 'ring': it must be 'disk' or 'square'"),
+        ({"neighborhood": "ring"}, r"neighborhood is 'ring': it must be 'disk', 'closed_disk' or 'square'"),
         ({"free_frames": -1}, r"free_frames is -1: it must be at least 0"),
         ({"kernels": "cuda"}, r"kernels is 'cuda': it must be one of auto, triton, reference"),
     ],

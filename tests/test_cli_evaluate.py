@@ -1,4 +1,4 @@
-"""``siammae evaluate`` on VIP and JHMDB; what DAVIS shares with them is in test_cli.py."""
+"""``siammae evaluate`` on VIP and JHMDB, and DAVIS at two sizes; what DAVIS shares with them is in test_cli.py."""
 
 import json
 import sys
@@ -11,6 +11,7 @@ from scipy.io import savemat
 
 import siammae
 from siammae.cli import main
+from siammae.config.presets import PRESETS
 from siammae.evaluation.jhmdb import JOINTS
 
 TINY = siammae.ModelConfig(
@@ -47,11 +48,14 @@ def trees(tmp_path_factory):
         write_image(root / "VIP" / "Images" / "videos1" / f"{index + 1:012d}.jpg", frame)
         write_image(root / "VIP" / "Annotations" / "Category_ids" / "videos1" / f"{index + 1:012d}.png", labels)
         write_image(root / "JHMDB" / "Rename_Images" / CLIP / f"{index + 1:05d}.png", frame)
+        write_image(root / "DAVIS" / "JPEGImages" / "480p" / "square" / f"{index:05d}.jpg", frame)
+        write_image(root / "DAVIS" / "Annotations" / "480p" / "square" / f"{index:05d}.png", (labels == 3) * 1)
     for folder, name, text in (
         ("VIP", "lists/val_videos.txt", "videos1"),
         ("JHMDB", "splits/catch_test_split1.txt", f"{CLIP[6:]}.avi 2"),
+        ("DAVIS", "ImageSets/2017/val.txt", "square"),
     ):
-        (root / folder / name).parent.mkdir()
+        (root / folder / name).parent.mkdir(parents=True)
         (root / folder / name).write_text(text + "\n")
     joints = random.uniform(9, 23, (2, len(JOINTS), 1)) + np.array([[[0, 4, 8]], [[0, 0, 0]]])
     (root / "JHMDB" / "joint_positions" / CLIP).mkdir(parents=True)
@@ -142,6 +146,52 @@ def test_evaluate_jhmdb_when_scipy_is_missing_says_what_to_install(trees, capsys
 def test_evaluate_when_there_is_no_such_preset_says_so(trees, weights, capsys):
     assert main(["evaluate", "jhmdb", str(trees / "JHMDB"), "--model", weights, "--preset", "dino"]) == 1
     assert "no preset 'dino' for 'jhmdb'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dataset", ["davis", "vip", "jhmdb"])
+@pytest.mark.parametrize("name", sorted({name for name, _ in PRESETS}))
+def test_evaluate_takes_the_presets_version_of_the_data_set(trees, weights, capsys, monkeypatch, dataset, name):
+    asked = []
+
+    def evaluate_nothing(model, root, *, config, **rules):
+        asked.append(config)
+        return siammae.EvaluationResult(dataset="none", scores={}, per_video={})
+
+    monkeypatch.setattr(siammae.evaluation, f"evaluate_{dataset}", evaluate_nothing)
+    status = main(["evaluate", dataset, str(trees), "--model", weights, "--preset", name])
+    if (name, dataset) in PRESETS:
+        assert asked == [siammae.PropagationConfig.preset(name, dataset=dataset)]
+    else:
+        assert f"no preset '{name}' for '{dataset}'" in capsys.readouterr().err
+    assert status == int((name, dataset) not in PRESETS)
+
+
+def test_evaluate_when_told_a_short_side_means_that_side_with_every_preset(trees, weights, tmp_path, capsys):
+    argv = ["vip", trees / "VIP", "--model", weights, "--json", tmp_path / "scores.json", "--preset", "siammae"]
+    evaluate(capsys, *argv, "--short-side", 24, "--set", "size_multiple=8")
+    config = siammae.EvaluationResult.load(tmp_path / "scores.json").config
+    assert (config.resize, config.resize_side, config.top_k) == (24, "short", 10)
+
+
+def test_evaluate_davis_at_both_sizes_prints_two_tables_and_follows_once(trees, weights, tmp_path, capsys, monkeypatch):
+    argv = ["davis", trees / "DAVIS", "--model", weights]
+    single = [evaluate(capsys, *argv, *extra) for extra in ([], ["--score-at", "480x880"])]
+    steps, step = [], siammae.Propagator.step
+    monkeypatch.setattr(siammae.Propagator, "step", lambda *args, **given: steps.append(1) or step(*args, **given))
+    for extra in ([], ["-o", tmp_path / "out"]):
+        both = evaluate(capsys, *argv, "--score-at", "both", "--json", tmp_path / "scores.json", *extra)
+        written = [f"scores written to {tmp_path / name}" for name in ("scores.json", "scores-480x880.json")]
+        assert both == [*single[0], "", *single[1], *written]
+        assert len(steps) == 3
+        steps.clear()
+    assert both[0].startswith("DAVIS-2017 ")
+    assert single[1][0].startswith("DAVIS-2017 at 480x880 ")
+    assert json.loads((tmp_path / "scores-480x880.json").read_text())["details"]["score_at"] == [480, 880]
+    assert evaluate(capsys, "davis", trees / "DAVIS", "--results", tmp_path / "out") == single[0]
+    results = ["--results", tmp_path / "out" / "480x880", "--score-at", "480x880"]
+    assert evaluate(capsys, "davis", trees / "DAVIS", *results) == single[1]
+    results = ["--results", tmp_path / "out", "--score-at", "both"]
+    assert evaluate(capsys, "davis", trees / "DAVIS", *results)[0] == single[0][0]
 
 
 @pytest.mark.parametrize("dataset", ["davis", "vip", "jhmdb"])

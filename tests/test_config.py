@@ -40,14 +40,24 @@ REFUSED = [
     ("propagation", {"radius": 0}, "radius is 0: it must be at least 1, or None"),
     ("propagation", {"queue_length": -1}, "queue_length is -1: it must be at least 0"),
     ("propagation", {"queue_length": 0, "pin_first": False}, "queue_length is 0: it must be at least 1 when pin_first"),
-    ("propagation", {"resize": 0}, r"resize is 0: it must be the short side in pixels, \(H, W\), or None"),
-    ("propagation", {"resize": (480,)}, r"resize is \(480,\): it must be the short side"),
-    ("propagation", {"resize": (480, 0)}, r"resize is \(480, 0\): it must be the short side"),
+    ("propagation", {"resize": 0}, r"resize is 0: it must be one side in pixels, \(H, W\), or None"),
+    ("propagation", {"resize": (480,)}, r"resize is \(480,\): it must be one side"),
+    ("propagation", {"resize": (480, 0)}, r"resize is \(480, 0\): it must be one side"),
     ("propagation", {"size_multiple": 0}, "size_multiple is 0: it must be at least 1"),
     ("propagation", {"pixel_std": (1.0, 1.0)}, "pixel_std is .*: it must be three numbers"),
-    ("propagation", {"neighborhood": "ring"}, "neighborhood is 'ring': it must be one of 'disk', 'square'"),
+    (
+        "propagation",
+        {"neighborhood": "ring"},
+        "neighborhood is 'ring': it must be one of 'disk', 'closed_disk', 'square'",
+    ),
+    ("propagation", {"resize_side": "both"}, "resize_side is 'both': it must be one of 'short', 'long'"),
+    ("propagation", {"upsampling": "cubic"}, "upsampling is 'cubic': it must be one of 'bilinear', 'nearest'"),
     ("propagation", {"rounding": "up"}, "rounding is 'up': it must be one of 'nearest', 'floor', 'ceil'"),
-    ("propagation", {"interpolation": "cubic"}, "interpolation is 'cubic': it must be one of 'area', 'bilinear'"),
+    (
+        "propagation",
+        {"interpolation": "cubic"},
+        "interpolation is 'cubic': it must be one of 'area', 'bilinear', 'bicubic'",
+    ),
     (
         "propagation",
         {"first_labels": "hard"},
@@ -157,13 +167,18 @@ SIAMMAE_RULES = {
     "queue_length": 20,
     "pin_first": True,
     "pad_queue": True,  # the history begins as copies of frame 0
+    "queue_pinned": False,
     "resize": (480, 880),
+    "resize_side": "short",
     "size_multiple": None,
     "rounding": "nearest",
+    "round_both": False,
     "interpolation": "bilinear",  # cv2.resize
     "pixel_std": None,  # ImageNet's
     "first_labels": "bilinear",  # one-hot, cv2 bilinear
+    "normalize_labels": False,
     "min_max": False,
+    "upsampling": "bilinear",
     "upsample_to": "input",  # argmax at 480x880, then nearest
     "first_output": "rendered",
     "keypoint_rule": "cell",
@@ -181,15 +196,63 @@ DINO_RULES = {
     "queue_length": 7,
     "pin_first": True,
     "pad_queue": False,  # the queue grows
+    "queue_pinned": False,
     "resize": 480,  # short side; long side floored to multiples of 64
+    "resize_side": "short",
     "size_multiple": 64,
     "rounding": "floor",
+    "round_both": False,
     "interpolation": "bilinear",
     "pixel_std": (0.228, 0.224, 0.225),
     "first_labels": "nearest",
+    "normalize_labels": False,
     "min_max": True,  # norm_mask
+    "upsampling": "bilinear",
     "upsample_to": "input",
     "first_output": "given",  # the annotation is copied
+}
+# videowalk, README command for DAVIS; test_utils.process_pose takes 3 cells.
+CRW_RULES = {
+    **SIAMMAE_RULES,
+    "top_k": 10,
+    "temperature": 0.05,
+    "radius": 12,
+    "resize": None,  # --cropSize -1
+    "rounding": "ceil",  # ours: sides that are no whole number of patches
+    "upsample_to": "frame",  # which is the input
+    "keypoint_top_k": 3,
+}
+# RSP's README command: DINO's code with --topk 7 --size_mask_neighborhood 30 --n_last_frames 30.
+RSP_RULES = {**DINO_RULES, "top_k": 7, "radius": 30, "queue_length": 30, "resize": (480, 832)}
+# VFS, test_cfg of the ResNet-18 configuration.
+VFS_RULES = {
+    **DINO_RULES,
+    "top_k": 10,  # exactly 10
+    "keep_ties": False,
+    "temperature": 0.07,
+    "radius": 12,  # neighbor_range 24, halved; distance < 12, towards frame 0 as well
+    "neighborhood": "disk",
+    "queue_length": 20,  # precede_frames
+    "queue_pinned": True,  # frame 0 is one of the preceding frames too
+    "size_multiple": None,
+    "rounding": "ceil",
+    "pixel_std": None,
+    "upsample_to": "frame",
+}
+# DINOv3, notebooks/segmentation_tracking.ipynb.
+DINOV3_RULES = {
+    **DINO_RULES,
+    "temperature": 0.2,
+    "neighborhood": "closed_disk",  # norm <= 12
+    "resize": 960,
+    "size_multiple": None,
+    "rounding": "ceil",
+    "round_both": True,
+    "interpolation": "bicubic",
+    "pixel_std": None,
+    "normalize_labels": True,
+    "upsampling": "nearest",
+    "upsample_to": "frame",
 }
 
 
@@ -198,7 +261,25 @@ DINO_RULES = {
     [
         ("siammae", "davis", SIAMMAE_RULES),
         ("siammae", "jhmdb", {**SIAMMAE_RULES, "resize": (320, 320)}),
+        (
+            "siammae",
+            "vip",
+            {
+                **SIAMMAE_RULES,
+                "top_k": 10,
+                "resize": 880,
+                "resize_side": "long",
+                "size_multiple": 64,
+                "rounding": "floor",
+            },
+        ),
         ("dino", "davis", DINO_RULES),
+        ("crw", "davis", CRW_RULES),
+        ("crw", "vip", {**CRW_RULES, "queue_length": 4, "resize": (560, 560), "upsample_to": "input"}),
+        ("crw", "jhmdb", {**CRW_RULES, "queue_length": 7, "resize": (320, 320), "upsample_to": "input"}),
+        ("rsp", "davis", RSP_RULES),
+        ("vfs", "davis", VFS_RULES),
+        ("dinov3", "davis", DINOV3_RULES),
     ],
 )
 def test_preset_equals_the_published_protocol(name, dataset, rules):
@@ -207,9 +288,9 @@ def test_preset_equals_the_published_protocol(name, dataset, rules):
     assert set(got) - set(rules) <= {"keypoint_rule", "keypoint_sigma", "keypoint_top_k"}
 
 
-@pytest.mark.parametrize(("name", "dataset"), [("crw", "davis"), ("dino", "jhmdb")])
+@pytest.mark.parametrize(("name", "dataset"), [("mae", "davis"), ("dino", "jhmdb")])
 def test_preset_of_unknown_name_or_dataset_is_refused(name, dataset):
-    known = "siammae for davis, siammae for jhmdb, dino for davis"
+    known = "siammae for davis, siammae for vip, siammae for jhmdb, crw for davis, .*, dinov3 for davis"
     with pytest.raises(ValueError, match=f"no preset '{name}' for '{dataset}': known are {known}"):
         PropagationConfig.preset(name, dataset=dataset)
 

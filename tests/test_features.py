@@ -36,6 +36,17 @@ def noise(*shape, seed=0):
         ((1280, 720), {"resize": 480}, (848, 480)),
         ((30, 30), {"resize": 480}, (480, 480)),
         ((480, 500), {"resize": 480, "multiple": 64, "rounding": "floor"}, (480, 480)),  # never below the short side
+        ((480, 850), {"resize": 200, "rounding": "ceil"}, (192, 368)),  # 200 goes to the nearest, 354.2 up
+        ((480, 850), {"resize": 200, "rounding": "ceil", "round_both": True}, (208, 384)),  # 368.3 of 208 goes up
+        ((850, 480), {"resize": 200, "rounding": "floor", "round_both": True}, (336, 192)),  # 340 of 192 goes down
+        ((480, 850), {"rounding": "ceil", "round_both": True}, (480, 864)),
+        # a long side
+        ((720, 1280), {"resize": 880, "side": "long", "multiple": 64, "rounding": "floor"}, (448, 880)),
+        ((1280, 720), {"resize": 880, "side": "long", "multiple": 64, "rounding": "floor"}, (880, 448)),
+        ((90, 90), {"resize": 880, "side": "long", "multiple": 64, "rounding": "floor"}, (880, 832)),
+        ((720, 1280), {"resize": 875, "side": "long"}, (496, 880)),  # 492.2 goes to 31 patches
+        ((720, 1280), {"resize": 875, "side": "long", "rounding": "floor", "round_both": True}, (480, 864)),
+        ((720, 1280), {"side": "long"}, (720, 1280)),
         # exact
         ((480, 854), {"resize": (480, 880)}, (480, 880)),
         ((50, 40), {"resize": (16, 320)}, (16, 320)),
@@ -60,6 +71,13 @@ def test_input_size_is_made_of_whole_patches(rounding, resize):
         ((7, 100), {}, r"the frame is \(7, 100\) and would enter the network with a short side of 7 pixels: at least"),
         ((15, 100), {"rounding": "floor"}, r"at least one patch of 16 is needed. Pass resize=... to enlarge it"),
         ((100, 100), {"resize": 5}, r"short side of 5 pixels"),
+        (
+            (100, 700),
+            {"resize": 96, "side": "long", "rounding": "floor"},
+            "enter the network with .* of 13.7143 pixels",
+        ),
+        ((90, 180), {"resize": 96, "side": "long", "multiple": 64, "rounding": "floor"}, "short side of 48 pixels"),
+        ((0, 100), {"resize": 32, "side": "long"}, r"the frame is \(0, 100\)"),
         ((0, 100), {"resize": 32}, r"the frame is \(0, 100\)"),
         (
             (64, 64),

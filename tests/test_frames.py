@@ -206,10 +206,24 @@ def test_resize_frame_area_averages_where_it_shrinks():
     np.testing.assert_array_equal(resize_frame(frame, (24, 64), interpolation="area"), halved)
 
 
+def test_resize_frame_bicubic_widens_the_cubic_kernel_where_it_shrinks():
+    stripes = np.zeros((6, 64, 3), np.uint8)
+    stripes[:, 1::2] = 200  # a plain cubic would see single stripes, or ripples of them
+    assert np.abs(resize_frame(stripes, (6, 16), interpolation="bicubic")[:, 2:-2].astype(int) - 100).max() <= 1
+    frame = noise(9, 12, 3)
+    got = resize_frame(frame, (18, 12), interpolation="bicubic")  # the new row 8 lies a quarter above the old row 4
+    inner = [1.5 * d**3 - 2.5 * d**2 + 1 for d in (0.25, 0.75)]
+    outer = [-0.5 * d**3 + 2.5 * d**2 - 4 * d + 2 for d in (1.25, 1.75)]
+    rows = frame.astype(float)
+    expected = outer[1] * rows[2] + inner[1] * rows[3] + inner[0] * rows[4] + outer[0] * rows[5]
+    np.testing.assert_allclose(got[8], expected.clip(0, 255), atol=1)
+    assert resize_frame(frame, (9, 12), interpolation="bicubic") is frame
+
+
 def test_resize_frame_when_arguments_are_wrong_raises():
     with pytest.raises(ValueError, match=r"size is \(0, 5\): it must be"):
         resize_frame(noise(4, 4, 3), (0, 5), interpolation="area")
-    with pytest.raises(ValueError, match="interpolation is 'cubic': it must be 'area' or 'bilinear'"):
+    with pytest.raises(ValueError, match="interpolation is 'cubic': it must be 'area', 'bilinear' or 'bicubic'"):
         resize_frame(noise(4, 4, 3), (5, 5), interpolation="cubic")
     with pytest.raises(ValueError, match=r"frame must be \(H, W, 3\)"):
         resize_frame(noise(4, 4), (5, 5), interpolation="area")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from siammae.affinity import TopK
-from siammae.labels import encode_mask, gather_labels, render_labels, resize_nearest
+from siammae.labels import encode_mask, gather_labels, render_labels, resize_nearest, unit_sum
 
 VOID = 255
 
@@ -175,3 +175,16 @@ def test_encoded_masks_of_254_objects_are_rendered_back():
     mask = np.kron(np.arange(255, dtype=np.uint8).reshape(15, 17), np.ones((4, 4), np.uint8))
     scores = encode_mask(mask, range(1, 255), (15, 17), mask.shape, "area")
     assert np.array_equal(render_labels(scores, (15, 17), min_max=False), mask[::4, ::4])
+
+
+@pytest.mark.parametrize("size", [(12, 20), (7, 31), (2, 3), (3, 5)])
+def test_render_labels_by_nearest_takes_the_patch_under_a_pixels_corner(size):
+    scores = torch.rand(3, 3, 5, generator=torch.Generator().manual_seed(0))
+    best = scores.argmax(dim=0).numpy()
+    expected = [[best[y * 3 // size[0], x * 5 // size[1]] for x in range(size[1])] for y in range(size[0])]
+    assert np.array_equal(render_labels(scores, size, min_max=False, upsampling="nearest"), expected)
+
+
+def test_unit_sum_divides_by_the_sum_and_leaves_zeros():
+    labels = torch.tensor([[[0.25, 0.0, 0.5]], [[0.25, 0.0, 0.5]]])
+    assert unit_sum(labels).tolist() == [[[0.5, 0.0, 0.5]], [[0.5, 0.0, 0.5]]]

@@ -1,4 +1,6 @@
-"""The presets against slow float64 restatements of the public evaluators, frame by frame, on random videos."""
+"""Two presets against slow float64 restatements of whole runs of the public evaluators, on random videos.
+
+tests/test_presets.py has all of them, frame by frame."""
 
 import cv2
 import numpy as np

@@ -95,6 +95,10 @@ def test_propagator_takes_numpy_torch_and_pil_frames_alike():
         ({"queue_length": 3, "pin_first": False}, [1, 2, 3, 3, 3, 3]),
         ({"queue_length": 3, "pad_queue": True}, [4, 4, 4, 4, 4, 4]),
         ({"queue_length": 2, "pad_queue": True, "pin_first": False}, [2, 2, 2, 2, 2, 2]),
+        ({"queue_length": 3, "queue_pinned": True}, [2, 3, 4, 4, 4, 4]),
+        ({"queue_length": 3, "queue_pinned": True, "pad_queue": True}, [4, 4, 4, 4, 4, 4]),
+        ({"queue_length": 3, "queue_pinned": True, "pin_first": False}, [1, 2, 3, 3, 3, 3]),
+        ({"queue_length": 0, "queue_pinned": True}, [1, 1, 1, 1, 1, 1]),
     ],
 )
 def test_propagator_context_has_the_size_that_the_rules_say(changes, expected):

@@ -12,6 +12,7 @@ import siammae
 
 INVENTORY = {
     "CheckpointError",
+    "ConversionReport",
     "DatasetError",
     "EvaluationResult",
     "FeatureExtractor",
@@ -27,6 +28,7 @@ INVENTORY = {
     "Propagator",
     "SiamMAE",
     "SiamMAEError",
+    "TimmExtractor",
     "TopK",
     "VideoKeypoints",
     "VideoMasks",
@@ -36,6 +38,7 @@ INVENTORY = {
     "available_kernels",
     "boundary_measure",
     "contact_sheet",
+    "convert_checkpoint",
     "evaluate_davis",
     "evaluate_jhmdb",
     "evaluate_vip",

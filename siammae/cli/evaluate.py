@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
 
 from siammae.cli.options import (
     Commands,
@@ -17,7 +19,10 @@ from siammae.cli.options import (
     propagation_config,
 )
 
+ScoreAt = Literal["native"] | tuple[int, int]
+
 if TYPE_CHECKING:
+    from siammae.backbones import TimmExtractor
     from siammae.evaluation import EvaluationResult
     from siammae.features import FeatureExtractor
     from siammae.model import SiamMAE
@@ -48,6 +53,13 @@ class _Benchmark:
     examples: str
 
 
+# What --score-at says: the sizes to score at, in the order of the tables.
+_SIZES: dict[str, tuple[ScoreAt, ...]] = {
+    "native": ("native",),
+    "480x880": ((480, 880),),
+    "both": ("native", (480, 880)),
+}
+
 _BENCHMARKS = {
     "davis": _Benchmark(
         help="J and F on DAVIS 2016 or 2017",
@@ -56,9 +68,17 @@ _BENCHMARKS = {
         lists="ImageSets/YEAR",
         videos="sequences",
         predictions="SEQUENCE/00000.png",
-        rules={"year": {"type": int, "default": 2017, "choices": (2016, 2017), "help": "(%(default)s)"}},
+        rules={
+            "year": {"type": int, "default": 2017, "choices": (2016, 2017), "help": "(%(default)s)"},
+            "score_at": {
+                "default": "native",
+                "choices": tuple(_SIZES),
+                "help": "size of the scored masks; most work after SiamMAE has 480x880, which raises F (%(default)s)",
+            },
+        },
         examples="""examples:
   siammae evaluate davis DAVIS --year 2017 --split val
+  siammae evaluate davis DAVIS --preset siammae --score-at both
   siammae evaluate davis DAVIS --preset dino --json scores.json -o masks
   siammae evaluate davis DAVIS --results masks_of_another_program""",
     ),
@@ -75,6 +95,7 @@ _BENCHMARKS = {
         },
         examples="""examples:
   siammae evaluate vip VIP --short-side 480 --json scores.json -o masks
+  siammae evaluate vip VIP --preset siammae
   siammae evaluate vip VIP --results masks_of_another_program""",
     ),
     "jhmdb": _Benchmark(
@@ -137,21 +158,33 @@ def run(args: argparse.Namespace) -> int:
     names = ("split", _BENCHMARKS[args.dataset].videos, *_BENCHMARKS[args.dataset].rules)
     shared = {name: getattr(args, name) for name in names} | {"progress": not args.quiet}
     if args.results:
-        result = score(args.results, args.root, **shared)
-    else:
-        model = load_model(args)
-        result = evaluate(
-            _baseline(args.baseline, model, args.device) if args.baseline else model,
-            args.root,
-            config=propagation_config(args, model.propagation, dataset=args.dataset),
-            output_dir=args.output,
-            kernels=args.kernels,
-            **shared,
-        )
-    print(result.table())
-    if args.json:
-        result.save(args.json)
-        print(f"scores written to {args.json}")
+        return _show(args, [score(args.results, args.root, **rules) for rules in _each_size(shared)])
+    model = load_model(args)
+    shared |= {"config": propagation_config(args, model.propagation, dataset=args.dataset), "kernels": args.kernels}
+    extractor = _baseline(args.baseline, model, args.device) if args.baseline else model
+    with TemporaryDirectory(prefix="siammae-") as scratch:
+        # With two sizes the run for the native one, the last, reads what the other has written: videos are followed
+        # once.
+        output = args.output or (scratch if shared.get("score_at") == "both" else None)
+        runs = reversed(_each_size(shared))
+        return _show(args, [evaluate(extractor, args.root, output_dir=output, **rules) for rules in runs][::-1])
+
+
+def _each_size(rules: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the arguments of one call for each size that is scored."""
+    if "score_at" not in rules:
+        return [rules]
+    return [{**rules, "score_at": size} for size in _SIZES[rules["score_at"]]]
+
+
+def _show(args: argparse.Namespace, results: list[EvaluationResult]) -> int:
+    """Print the tables and write the scores; those of a second size go into a file beside that of ``--json``."""
+    print("\n\n".join(result.table() for result in results))
+    for result in results if args.json else ():
+        path, size = Path(args.json), result.dataset.partition(" at ")[2]
+        path = path.with_stem(f"{path.stem}-{size}") if size and len(results) > 1 else path
+        result.save(path)
+        print(f"scores written to {path}")
     return 0
 
 
@@ -167,10 +200,11 @@ def _functions(dataset: str) -> tuple[Callable[..., EvaluationResult], Callable[
     return functions[dataset]
 
 
-def _baseline(name: str, model: SiamMAE, device: str) -> FeatureExtractor:
+def _baseline(name: str, model: SiamMAE | TimmExtractor, device: str) -> FeatureExtractor:
     """Make the extractor to compare with: same patch grid, and the rules stay those of the model."""
     import torch
 
+    from siammae.backbones import TimmExtractor
     from siammae.features import PixelExtractor
     from siammae.model import SiamMAE
 
@@ -178,4 +212,6 @@ def _baseline(name: str, model: SiamMAE, device: str) -> FeatureExtractor:
         return PixelExtractor(model.patch_size, device=pick_device(device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        if isinstance(model, TimmExtractor):
+            return TimmExtractor.from_pretrained(model.name, pretrained=False, device=model.device, dtype=model.dtype)
         return SiamMAE(model.config).to(model.device, model.dtype).eval()

@@ -51,14 +51,20 @@ def _machine() -> list[str]:
 
 def _checkpoint(model: SiamMAE, name: str) -> list[str]:
     config = model.config
-    encoder, decoder = (sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.encoder, model.decoder))
     recommended = model.propagation
+    millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in model.named_children()}
+    extras = (f", {config.registers} registers" if config.registers else "") + ", LayerScale" * config.layer_scale
+    decoder = "none: features only"
+    if model.decoder is not None:
+        decoder = (
+            f"{config.decoder}, width {config.decoder_dim}, depth {config.decoder_depth}, "
+            f"{config.decoder_heads} heads, {millions['decoder']:.1f} M parameters"
+        )
     lines = [
         f"\ncheckpoint {name}",
         f"  encoder      {config.encoder}, width {config.embed_dim}, depth {config.depth}, {config.num_heads} heads, "
-        f"patch {config.patch_size}, {encoder:.1f} M parameters",
-        f"  decoder      {config.decoder}, width {config.decoder_dim}, depth {config.decoder_depth}, "
-        f"{config.decoder_heads} heads, {decoder:.1f} M parameters",
+        f"patch {config.patch_size}{extras}, {millions['encoder']:.1f} M parameters",
+        f"  decoder      {decoder}",
         f"  trained on   crops of {config.image_size} pixels, {config.grid_size} x {config.grid_size} patches",
     ]
     if recommended is None:

@@ -9,10 +9,12 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from siammae.config import PropagationConfig
+from siammae.config.presets import PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from siammae.backbones import TimmExtractor
     from siammae.model import SiamMAE
 
 Commands = Any  # argparse's type of add_subparsers() is private
@@ -37,19 +39,23 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         default="siammae-ti8",
         metavar="NAME",
-        help="bundled name, folder or owner/name on the Hub (%(default)s)",
+        help="bundled name, folder, owner/name on the Hub or timm/NAME for a ViT of timm (%(default)s)",
     )
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: a GPU where there is one)")
     group.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="(%(default)s)")
 
 
-def load_model(args: argparse.Namespace) -> SiamMAE:
+def load_model(args: argparse.Namespace) -> SiamMAE | TimmExtractor:
     """Load the model that the options name."""
     import torch
 
+    from siammae.backbones import PREFIX, TimmExtractor
     from siammae.model import SiamMAE
 
-    return SiamMAE.from_pretrained(args.model, device=pick_device(args.device), dtype=getattr(torch, args.dtype))
+    device, dtype = pick_device(args.device), getattr(torch, args.dtype)
+    if args.model.startswith(PREFIX):
+        return TimmExtractor.from_pretrained(args.model, device=device, dtype=dtype)
+    return SiamMAE.from_pretrained(args.model, device=device, dtype=dtype)
 
 
 def pick_device(name: str) -> str:
@@ -74,7 +80,8 @@ def pick_device(name: str) -> str:
 def add_propagation_options(parser: argparse.ArgumentParser) -> None:
     """Add how labels travel."""
     group = parser.add_argument_group("label propagation", "default: what the checkpoint recommends")
-    group.add_argument("--preset", choices=("siammae", "dino"), help="the rules of a public evaluation code")
+    names = dict.fromkeys(name for name, _ in PRESETS)
+    group.add_argument("--preset", choices=tuple(names), help="the rules of a public evaluation code")
     group.add_argument("--short-side", type=int, metavar="PIXELS", help="input size; more is finer and slower")
     group.add_argument("--top-k", type=int, metavar="K", help="context patches mixed for each patch")
     group.add_argument("--temperature", type=float, metavar="T", help="divides the similarity before the softmax")
@@ -98,18 +105,29 @@ def propagation_config(
     config = preset or recommended or PropagationConfig()
     changes: dict[str, Any] = {
         "resize": args.short_side,
+        "resize_side": None if args.short_side is None else "short",
         "top_k": args.top_k,
         "temperature": args.temperature,
         "radius": args.radius,
         "queue_length": args.queue_length,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
-    for assignment in args.set:
-        name, equals, value = assignment.partition("=")
+    return config.replace(**changes, **assignments(args.set))
+
+
+def assignments(texts: list[str]) -> dict[str, Any]:
+    """Turn the values of ``--set`` into fields.
+
+    Raises:
+        ValueError: one of them is not ``FIELD=VALUE``.
+    """
+    fields = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
         if not equals:
-            raise ValueError(f"--set {assignment}: it must be FIELD=VALUE.")
-        changes[name] = _json_or_text(value)
-    return config.replace(**changes)
+            raise ValueError(f"--set {text}: it must be FIELD=VALUE.")
+        fields[name] = _json_or_text(value)
+    return fields
 
 
 def _json_or_text(value: str) -> Any:  # noqa: ANN401 -- any JSON value

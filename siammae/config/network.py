@@ -33,9 +33,14 @@ class ModelConfig(Settings):
         mlp_ratio: hidden width of an MLP over its block's width.
         position: ``"sincos"`` = fixed 2-D sine-cosine, recomputed at any grid size with the training grid's extent;
             ``"learned"`` = the stored table, interpolated bicubically.
+        position_offset: added to both sides of the grid in the scale of that interpolation; 0.1 in DINO's code.
+        registers: extra tokens that take part in attention and are dropped from the features; the table then has no
+            row for CLS.
+        layer_scale: whether each encoder block scales what it adds, channel by channel (DINOv2).
         encoder: ``"siamese"`` = each frame alone; ``"joint"`` = the tokens of both frames together.
         decoder: ``"cross-self"`` = cross-attention to the past frame, self-attention, MLP (the paper's best);
-            ``"cross"`` = without self-attention; ``"joint"`` = self-attention over the tokens of both frames.
+            ``"cross"`` = without self-attention; ``"joint"`` = self-attention over the tokens of both frames;
+            ``"cropmae"`` = the one of CropMAE's code; ``"none"`` = features only.
         decoder_dim: width of the decoder.
         decoder_depth: decoder blocks.
         decoder_heads: decoder attention heads.
@@ -58,8 +63,11 @@ class ModelConfig(Settings):
     num_heads: int = 6
     mlp_ratio: float = 4.0
     position: Literal["sincos", "learned"] = "sincos"
+    position_offset: float = 0.0
+    registers: int = 0
+    layer_scale: bool = False
     encoder: Literal["siamese", "joint"] = "siamese"
-    decoder: Literal["cross-self", "cross", "joint"] = "cross-self"
+    decoder: Literal["cross-self", "cross", "joint", "cropmae", "none"] = "cross-self"
     decoder_dim: int = 256
     decoder_depth: int = 4
     decoder_heads: int = 8
@@ -80,7 +88,11 @@ class ModelConfig(Settings):
             check(got % 4 == 0, width, got, "a multiple of 4 (sine and cosine of x and y)")
         check_choice("position", self.position, ("sincos", "learned"))
         check_choice("encoder", self.encoder, ("siamese", "joint"))
-        check_choice("decoder", self.decoder, ("cross-self", "cross", "joint"))
+        check_choice("decoder", self.decoder, ("cross-self", "cross", "joint", "cropmae", "none"))
+        check(0 <= self.position_offset < 1, "position_offset", self.position_offset, "in [0, 1)")
+        check(self.registers >= 0, "registers", self.registers, "at least 0")
+        learned = self.position == "learned" or (self.registers == 0 and self.position_offset == 0)
+        check(learned, "position", self.position, "'learned' with registers or a position_offset")
         check_color("pixel_mean", self.pixel_mean, least=-1.0)
         check_color("pixel_std", self.pixel_std, least=1e-6)
 

@@ -26,7 +26,11 @@ class PretrainConfig(Settings):
         crop_scale: part of the frame's area that a crop covers, least and largest.
         crop_ratio: width over height of a crop, least and largest.
         flip: probability of a horizontal flip.
-        still_share: part of the pairs made from one frame by two different crops instead of two frames by one crop.
+        still_share: part of the pairs made from one frame, the future being a crop inside the past's crop, instead of
+            two frames by one crop (CropMAE's global-to-local pairs).
+        still_scale: part of the past crop's area that the future crop of such a pair covers, least and largest.
+        init: weights to begin with, as for ``SiamMAE.from_pretrained``; their network must be ``model``'s. None =
+            random weights.
         short_side: frames are shrunk to this short side when read; None keeps them.
         cache_mb: memory for decoded frames in each reading process, in MiB; 0 decodes anew for every sample.
         epochs: passes over the videos.
@@ -57,6 +61,8 @@ class PretrainConfig(Settings):
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     still_share: float = 0.0
+    still_scale: tuple[float, float] = (0.35, 1.0)
+    init: str | None = None
     short_side: int | None = None
     cache_mb: int = 0
     epochs: int = 400
@@ -76,10 +82,12 @@ class PretrainConfig(Settings):
             object.__setattr__(self, "model", ModelConfig.from_dict(self.model))
         for field in ("videos", "output_dir"):  # a Path would fit neither JSON nor the saved state
             object.__setattr__(self, field, os.fspath(getattr(self, field)))
+        check(self.model.decoder != "none", "model.decoder", self.model.decoder, "one that predicts pixels")
         check(0 < self.mask_ratio < 1, "mask_ratio", self.mask_ratio, "between 0 and 1")
         check(1 <= self.frame_gap[0] <= self.frame_gap[1], "frame_gap", self.frame_gap, "(least, largest), from 1 up")
-        low, high = self.crop_scale
-        check(0 < low <= high <= 1, "crop_scale", self.crop_scale, "(least, largest) in (0, 1]")
+        for field in ("crop_scale", "still_scale"):
+            low, high = getattr(self, field)
+            check(0 < low <= high <= 1, field, (low, high), "(least, largest) in (0, 1]")
         check(0 < self.crop_ratio[0] <= self.crop_ratio[1], "crop_ratio", self.crop_ratio, "(least, largest) above 0")
         check(0 <= self.flip <= 1, "flip", self.flip, "a probability")
         check(0 <= self.still_share <= 1, "still_share", self.still_share, "between 0 and 1")

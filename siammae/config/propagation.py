@@ -20,22 +20,32 @@ class PropagationConfig(Settings):
         keep_ties: also keep every patch as similar as the ``top_k``-th one (DINO) instead of exactly ``top_k``.
         temperature: divides the cosine similarity before the softmax.
         radius: of the window around a query patch, in patches; None looks everywhere.
-        neighborhood: ``"disk"`` keeps patches with Euclidean ``distance < radius``;
-            ``"square"`` those with ``|dx| <= radius`` and ``|dy| <= radius``.
+        neighborhood: ``"disk"`` keeps patches with Euclidean ``distance < radius``; ``"closed_disk"`` those with
+            ``distance <= radius``; ``"square"`` those with ``|dx| <= radius`` and ``|dy| <= radius``.
         queue_length: last frames kept as context, besides pinned ones.
         pin_first: frames that came with a mask stay in the context for ever.
         restrict_first: the window applies to pinned frames too.
         pad_queue: the queue starts with ``queue_length`` copies of the first frame (videowalk, CropMAE).
-        resize: input size: the short side in pixels, exact ``(H, W)``, or None for the frame's own size.
-        size_multiple: with a short side given, the long side becomes a multiple of this; None = the patch size.
-        rounding: how the long side gets to its multiple: ``"nearest"``, ``"floor"`` or ``"ceil"``.
-        interpolation: of the frame: ``"area"`` averages when shrinking; ``"bilinear"`` samples (public evaluators).
+        queue_pinned: a pinned frame is queued too, so the context holds it twice until the queue drops it (VFS).
+        resize: input size: one side in pixels, exact ``(H, W)``, or None for the frame's own size.
+        resize_side: the side that an int ``resize`` gives, ``"short"`` or ``"long"``; it goes to the nearest multiple
+            of the patch size, the other one follows in proportion. Of a square frame the long side is the height.
+        size_multiple: the side that follows becomes a multiple of this; None = the patch size.
+        rounding: how the side that follows gets to its multiple: ``"nearest"``, ``"floor"`` or ``"ceil"``. With
+            ``resize`` None, how both sides do.
+        round_both: the side that ``resize`` gives is rounded by that rule too, and the other one follows from the
+            rounded one (DINOv3).
+        interpolation: of the frame: ``"area"`` averages when shrinking; ``"bilinear"`` samples (most public
+            evaluators); ``"bicubic"`` is Pillow's, which averages when shrinking (DINOv3).
         pixel_std: divisor of the normalised pixels; None = the extractor's own.
         first_labels: a given mask on the patch grid: ``"area"`` = part of each patch covered; ``"bilinear"`` =
             one-hot at the input size, sampled bilinearly; ``"nearest"`` = the id at each patch's centre.
+        normalize_labels: a mask's propagated soft labels are divided by their sum at every patch, which differs from
+            1 by void pixels and rounding only; keypoints are left alone.
         min_max: stretch every label's map to [0, 1] over the frame before the argmax.
-        upsample_to: ``"frame"`` = soft labels go bilinearly to the frame's size, then argmax; ``"input"`` = to the
-            network's input size, argmax, then nearest neighbour to the frame's size.
+        upsampling: of soft labels: ``"bilinear"`` or ``"nearest"``.
+        upsample_to: ``"frame"`` = soft labels go to the frame's size, then argmax; ``"input"`` = to the network's
+            input size, argmax, then nearest neighbour to the frame's size.
         first_output: for a frame that came with a mask: ``"given"`` = the mask itself; ``"rendered"`` = its soft
             labels rendered like any other frame's.
         keypoint_rule: ``"subpixel"`` = Gaussians at the exact position; ``"cell"`` = videowalk's and CropMAE's
@@ -51,18 +61,23 @@ class PropagationConfig(Settings):
     keep_ties: bool = False
     temperature: float = 0.1
     radius: int | None = 12
-    neighborhood: Literal["disk", "square"] = "disk"
+    neighborhood: Literal["disk", "closed_disk", "square"] = "disk"
     queue_length: int = 7
     pin_first: bool = True
     restrict_first: bool = True
     pad_queue: bool = False
+    queue_pinned: bool = False
     resize: int | tuple[int, int] | None = None
+    resize_side: Literal["short", "long"] = "short"
     size_multiple: int | None = None
     rounding: Literal["nearest", "floor", "ceil"] = "nearest"
-    interpolation: Literal["area", "bilinear"] = "area"
+    round_both: bool = False
+    interpolation: Literal["area", "bilinear", "bicubic"] = "area"
     pixel_std: tuple[float, float, float] | None = None
     first_labels: Literal["area", "bilinear", "nearest"] = "area"
+    normalize_labels: bool = False
     min_max: bool = False
+    upsampling: Literal["bilinear", "nearest"] = "bilinear"
     upsample_to: Literal["frame", "input"] = "frame"
     first_output: Literal["given", "rendered"] = "given"
     keypoint_rule: Literal["subpixel", "cell"] = "subpixel"
@@ -85,15 +100,17 @@ class PropagationConfig(Settings):
             self.resize is None or (len(sides) == 2 and min(sides) >= 1),
             "resize",
             self.resize,
-            "the short side in pixels, (H, W), or None",
+            "one side in pixels, (H, W), or None",
         )
         check(self.size_multiple is None or self.size_multiple >= 1, "size_multiple", self.size_multiple, "at least 1")
         if self.pixel_std is not None:
             check_color("pixel_std", self.pixel_std, least=1e-6)
-        check_choice("neighborhood", self.neighborhood, ("disk", "square"))
+        check_choice("neighborhood", self.neighborhood, ("disk", "closed_disk", "square"))
+        check_choice("resize_side", self.resize_side, ("short", "long"))
         check_choice("rounding", self.rounding, ("nearest", "floor", "ceil"))
-        check_choice("interpolation", self.interpolation, ("area", "bilinear"))
+        check_choice("interpolation", self.interpolation, ("area", "bilinear", "bicubic"))
         check_choice("first_labels", self.first_labels, ("area", "bilinear", "nearest"))
+        check_choice("upsampling", self.upsampling, ("bilinear", "nearest"))
         check_choice("upsample_to", self.upsample_to, ("frame", "input"))
         check_choice("first_output", self.first_output, ("given", "rendered"))
         check_choice("keypoint_rule", self.keypoint_rule, ("subpixel", "cell"))
@@ -102,12 +119,24 @@ class PropagationConfig(Settings):
 
     @classmethod
     def preset(cls, name: str, *, dataset: str = "davis") -> Self:
-        """Return the rules of a public evaluation code.
+        """Return the rules of a public evaluation code; every field can be changed with :meth:`replace`.
+
+        A radius counts patches of whatever extractor is used; the sources' own have the stride given here.
 
         Args:
-            name: ``"siammae"`` = CropMAE's published evaluation of SiamMAE (downstreams/propagation/src);
-                ``"dino"`` = DINO's eval_video_segmentation.py.
-            dataset: ``"davis"``, or ``"jhmdb"`` for ``"siammae"``.
+            name: one of
+
+                - ``"siammae"``: CropMAE's evaluation of SiamMAE, downstreams/propagation (stride 16);
+                - ``"crw"``: videowalk, code/test.py (Jabri et al. 2020; stride 8);
+                - ``"dino"``: DINO, eval_video_segmentation.py (Caron et al. 2021; stride 16 or 8);
+                - ``"rsp"``: RSP, eval_video_segmentation_davis.py (Jang et al. 2024; stride 16);
+                - ``"vfs"``: VFS, VanillaTracker with the ResNet-18 settings (Xu and Wang 2021; stride 8);
+                - ``"dinov3"``: DINOv3, notebooks/segmentation_tracking.ipynb (Siméoni et al. 2025; stride 16).
+
+                What could not be taken over, and what the sources leave open, stands beside the values in
+                ``siammae/config/presets.py``.
+            dataset: ``"davis"`` for all of them; ``"vip"`` and ``"jhmdb"`` for ``"siammae"`` and ``"crw"``, the only
+                codes that publish them.
 
         Raises:
             ValueError: there is no such preset.
@@ -117,6 +146,3 @@ class PropagationConfig(Settings):
         except KeyError:
             known = ", ".join(f"{preset} for {data}" for preset, data in PRESETS)
             raise ValueError(f"no preset {name!r} for {dataset!r}: known are {known}.") from None
-
-
-# CropMAE, downstreams/propagation/src: test.py, data/vos.py, utils/test_utils.py; its DAVIS is resized to 480x880.

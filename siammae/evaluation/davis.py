@@ -17,11 +17,14 @@ from siammae.errors import DatasetError
 from siammae.evaluation.results import EvaluationResult, claim_folder, model_name
 from siammae.evaluation.runs import LabelMaps, Tick, Tree, choose, follow_masks, score_each, ticking, write_masks
 from siammae.features import FeatureExtractor
+from siammae.labels import FrameMasks, resize_nearest
 from siammae.masks import read_mask
 from siammae.metrics import boundary_measure, region_similarity, statistics
 from siammae.propagator import Propagator
 
 VOID = 255
+Size = tuple[int, int]
+ScoreAt = Literal["native"] | Size
 _TREE = """\
 {root}
 ├── JPEGImages/{resolution}/<sequence>/00000.jpg ...
@@ -38,6 +41,7 @@ def evaluate_davis(
     resolution: str = "480p",
     config: PropagationConfig | None = None,
     sequences: Sequence[str] | None = None,
+    score_at: ScoreAt = "native",
     output_dir: str | PathLike[str] | None = None,
     kernels: Literal["auto", "triton", "reference"] = "auto",
     progress: bool = False,
@@ -56,8 +60,13 @@ def evaluate_davis(
         resolution: folder inside JPEGImages and Annotations.
         config: of the propagation; None takes the model's own recommendation, or else the defaults.
         sequences: names out of the split; None takes all of them.
-        output_dir: gets ``<sequence>/00000.png ...``, which the official tools read, and a ``config.json``. Sequences
-            appear whole, so a run that was cut short goes on from there. None keeps nothing.
+        score_at: the size of the scored masks: ``"native"`` = the annotations', as the official tools have it, or
+            ``(H, W)``: masks are rendered at that size and the annotations brought there by nearest neighbour.
+            ``(480, 880)`` is that of CropMAE, RSP and most work after SiamMAE. It enlarges F: a boundary may be 9
+            pixels off there and 8 at 480 x 854.
+        output_dir: gets ``<sequence>/00000.png ...`` at the frames' size, which the official tools read, and a
+            ``config.json``; with a size in ``score_at`` also ``480x880/<sequence>/...`` (or what it is) at that size.
+            Sequences appear whole, so a run that was cut short goes on from there. None keeps nothing.
         kernels: see :func:`siammae.topk_affinity`.
         progress: show a bar over all frames.
 
@@ -67,13 +76,15 @@ def evaluate_davis(
 
     Raises:
         DatasetError: ``root`` is not in the official layout; the message names the first path that is missing.
-        ValueError: an unknown year or sequence, or ``output_dir`` holds results of another run.
+        ValueError: an unknown year or sequence, a ``score_at`` out of range, or ``output_dir`` holds results of another
+            run.
         KernelUnavailableError: see :func:`siammae.topk_affinity`.
 
     Source:
         Pont-Tuset et al. 2017; davis2017-evaluation, davis2017/evaluation.py and davis.py, task semi-supervised.
     """
     layout = _Layout(Path(root), year, split, resolution)
+    size = _score_size(score_at)
     selected = layout.sequences(sequences)
     config = config or recommended_config(model)
     output = None if output_dir is None else Path(output_dir)
@@ -83,14 +94,18 @@ def evaluate_davis(
 
     def predict(sequence: _Sequence, tick: Tick) -> LabelMaps:
         propagator = Propagator(model, config, kernels=kernels)
-        predictions = ticking(follow_masks(sequence.frames, sequence.truth(0), propagator), tick)
+        frames = ticking(follow_masks(sequence.frames, sequence.truth(0), propagator), tick)
         if output is None:
-            return list(predictions)[1:-1]
-        if not (output / sequence.name).is_dir():
-            write_masks(output / sequence.name, (path.name for path in sequence.annotations), predictions)
-        return _read_results(sequence, _result_paths(output, sequence))
+            return [_rendered(masks, size) for masks in frames][1:-1]
+        folders = {None: output, size: output if size is None else output / _size_name(size)}
+        if missing := [at for at, folder in folders.items() if not (folder / sequence.name).is_dir()]:
+            names = (path.name for path in sequence.annotations)
+            renderings = ([_rendered(masks, at) for at in missing] for masks in frames)
+            write_masks([folders[at] / sequence.name for at in missing], names, renderings)
+        return _read_results(sequence, _result_paths(folders[size], sequence))
 
-    return _evaluate(layout, selected, predict, config=config, progress=progress, details={"model": model_name(model)})
+    details = {"model": model_name(model)}
+    return _evaluate(layout, selected, predict, size=size, config=config, progress=progress, details=details)
 
 
 def score_davis(
@@ -101,18 +116,21 @@ def score_davis(
     split: str = "val",
     resolution: str = "480p",
     sequences: Sequence[str] | None = None,
+    score_at: ScoreAt = "native",
     progress: bool = False,
 ) -> EvaluationResult:
     """Score ready results of any program; the rules are those of :func:`evaluate_davis`.
 
     Args:
-        results_dir: holds ``<sequence>/00000.png ...``, one id map for each annotation, of its size; the first and
-            last are not read. In 2016 every non-zero pixel is the object.
+        results_dir: holds ``<sequence>/00000.png ...``, one id map for each annotation, of its size or, where that is
+            given, of the size in ``score_at``; the first and last are not read. In 2016 every non-zero pixel is the
+            object.
         root: see :func:`evaluate_davis`.
         year: see :func:`evaluate_davis`.
         split: see :func:`evaluate_davis`.
         resolution: see :func:`evaluate_davis`.
         sequences: see :func:`evaluate_davis`.
+        score_at: see :func:`evaluate_davis`; results of the annotations' size get there by nearest neighbour.
         progress: show a bar over all frames.
 
     Returns:
@@ -120,13 +138,14 @@ def score_davis(
 
     Raises:
         DatasetError: ``root`` is not in the official layout, or a result is missing; the message names the first one.
-        ValueError: an unknown year or sequence; a result has another size than its annotation, or ids that the first
-            annotation lacks.
+        ValueError: an unknown year or sequence, a ``score_at`` out of range; a result has neither its annotation's size
+            nor that, or ids that the first annotation lacks.
 
     Source:
         See :func:`evaluate_davis`.
     """
     layout = _Layout(Path(root), year, split, resolution)
+    size = _score_size(score_at)
     selected = layout.sequences(sequences)
     # All files are looked up before the first is scored: a gap shows at once, not after minutes.
     paths = {sequence.name: _result_paths(Path(results_dir), sequence) for sequence in selected}
@@ -134,7 +153,7 @@ def score_davis(
     def predict(sequence: _Sequence, tick: Tick) -> LabelMaps:
         return ticking(_read_results(sequence, paths[sequence.name]), tick)
 
-    return _evaluate(layout, selected, predict, config=None, progress=progress, details={})
+    return _evaluate(layout, selected, predict, size=size, config=None, progress=progress, details={})
 
 
 # ---------------------------------------------------------------- layout
@@ -225,21 +244,40 @@ def _read_results(sequence: _Sequence, paths: Sequence[Path]) -> Iterator[NDArra
 # ---------------------------------------------------------------- scores
 
 
+def _score_size(score_at: ScoreAt) -> Size | None:
+    """Return the size of the scored masks; None is each annotation's own."""
+    if score_at == "native":
+        return None
+    sides: object = score_at  # whatever a caller without types passes
+    if not (isinstance(sides, tuple) and len(sides) == 2 and min(sides) >= 1):
+        raise ValueError(f"score_at is {score_at!r}: it must be 'native' or (H, W), each at least 1.")
+    return score_at
+
+
+def _size_name(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _rendered(masks: FrameMasks, size: Size | None) -> NDArray[np.uint8]:
+    return masks.label_map() if size is None else masks.label_map(size)
+
+
 def _evaluate(
     layout: _Layout,
     sequences: Sequence[_Sequence],
     predict: Callable[[_Sequence, Tick], LabelMaps],
     *,
+    size: Size | None,
     config: PropagationConfig | None,
     progress: bool,
     details: Mapping[str, Any],
 ) -> EvaluationResult:
     """Predict and score one sequence after the other; ``predict`` gives the frames between the first and the last."""
     objects, effort = score_each(
-        sequences, lambda sequence, tick: _score_sequence(sequence, predict(sequence, tick)), progress=progress
+        sequences, lambda sequence, tick: _score_sequence(sequence, predict(sequence, tick), size), progress=progress
     )
     return EvaluationResult(
-        dataset=f"DAVIS-{layout.year}",
+        dataset=f"DAVIS-{layout.year}" + (f" at {_size_name(size)}" if size else ""),
         scores=_mean([row for rows in objects.values() for row in rows]),
         per_video={name: _mean(rows) for name, rows in objects.items()},
         config=config,
@@ -248,29 +286,33 @@ def _evaluate(
             "year": layout.year,
             "split": layout.split,
             "resolution": layout.resolution,
+            "score_at": list(size) if size else "native",
             **effort,
             "per_object": {f"{name}_{i}": row for name, rows in objects.items() for i, row in enumerate(rows, start=1)},
         },
     )
 
 
-def _score_sequence(sequence: _Sequence, predictions: LabelMaps) -> list[dict[str, float]]:
+def _score_sequence(sequence: _Sequence, predictions: LabelMaps, size: Size | None) -> list[dict[str, float]]:
     """Return the scores of every object, id 1 first, in percent."""
     count = sequence.object_count()
     scored = range(1, len(sequence.annotations) - 1)
-    values = [_score_frame(sequence, i, labels, count) for i, labels in zip(scored, predictions, strict=True)]
+    values = [_score_frame(sequence, i, labels, count, size) for i, labels in zip(scored, predictions, strict=True)]
     return [_object_scores(per_frame) for per_frame in np.stack(values, axis=1)]
 
 
-def _score_frame(sequence: _Sequence, index: int, labels: NDArray[np.uint8], count: int) -> NDArray[np.float64]:
+def _score_frame(
+    sequence: _Sequence, index: int, labels: NDArray[np.uint8], count: int, size: Size | None
+) -> NDArray[np.float64]:
     """Return J and F of every object in one frame, ``(objects, 2)``."""
     truth, place = sequence.truth(index), f"{sequence.name}/{sequence.annotations[index].name}"
-    if labels.shape != truth.shape:
-        raise ValueError(
-            f"{place}: the result is {labels.shape} but the annotation is {truth.shape}: sizes must agree."
-        )
+    if labels.shape not in (truth.shape, size):
+        wanted = f"sizes must agree{f', or the result have that of score_at, {size}' if size else ''}."
+        raise ValueError(f"{place}: the result is {labels.shape} but the annotation is {truth.shape}: {wanted}")
     if labels.max() > count:
         raise ValueError(f"{place}: the result has id {labels.max()}, the first annotation's largest is {count}.")
+    if size is not None:
+        labels, truth = resize_nearest(labels, size), resize_nearest(truth, size)
     masks = [(labels == i, truth == i) for i in range(1, count + 1)]
     return np.array([(region_similarity(mine, true), boundary_measure(mine, true)) for mine, true in masks])
 

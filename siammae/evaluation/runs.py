@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from siammae.errors import DatasetError
 from siammae.frames import read_frames
+from siammae.labels import FrameMasks
 from siammae.masks import write_mask
 from siammae.propagator import Propagator
 
@@ -104,10 +105,10 @@ def choose(listed: Sequence[str], wanted: Sequence[str] | None, *, kind: str, sp
     return list(dict.fromkeys(wanted))
 
 
-def follow_masks(frames: Sequence[Path], first_mask: NDArray[np.uint8], propagator: Propagator) -> LabelMaps:
-    """Yield the label map ``(H, W)`` of every image of a video."""
+def follow_masks(frames: Sequence[Path], first_mask: NDArray[np.uint8], propagator: Propagator) -> Iterator[FrameMasks]:
+    """Yield the masks of every image of a video."""
     for index, path in enumerate(frames):
-        yield propagator.step(next(read_frames(path)), mask=first_mask if index == 0 else None).label_map()
+        yield propagator.step(next(read_frames(path)), mask=first_mask if index == 0 else None)
 
 
 def ticking(items: Iterable[_T], tick: Tick) -> Iterator[_T]:
@@ -131,12 +132,21 @@ def whole(path: Path) -> Iterator[Path]:
         part.rename(path)
 
 
-def write_masks(folder: Path, names: Iterable[str], masks: LabelMaps) -> None:
-    """Write one PNG for each name; the folder appears once all are in it."""
-    with whole(folder) as scratch:
-        scratch.mkdir()
-        for name, labels in zip(names, masks, strict=True):
-            write_mask(scratch / name, labels)
+def write_masks(folders: Sequence[Path], names: Iterable[str], masks: Iterable[Sequence[NDArray[np.uint8]]]) -> None:
+    """Write one PNG for each name into every folder; the folders appear once all are in them.
+
+    Args:
+        folders: of one video, each with its own rendering.
+        names: of the files.
+        masks: for each name a label map ``(H, W)`` for every folder.
+    """
+    with ExitStack() as stack:
+        parts = [stack.enter_context(whole(folder)) for folder in folders]
+        for part in parts:
+            part.mkdir()
+        for name, renderings in zip(names, masks, strict=True):
+            for part, labels in zip(parts, renderings, strict=True):
+                write_mask(part / name, labels)
 
 
 def score_each(

@@ -90,7 +90,8 @@ def evaluate_vip(
         if output is None:
             return predictions
         if not (output / video.name).is_dir():
-            write_masks(output / video.name, (path.name for path in video.annotations), predictions)
+            names = (path.name for path in video.annotations)
+            write_masks([output / video.name], names, ([labels] for labels in predictions))
         return _read_results(_result_paths(output, video))
 
     details = {"model": model_name(model)}
@@ -188,7 +189,7 @@ class _Layout:
 def _follow(video: _Video, first_mask: NDArray[np.uint8], propagator: Propagator) -> LabelMaps:
     """Yield the label map of every frame; where the first shows background only, all do."""
     if mask_ids(first_mask):
-        return follow_masks(video.frames, first_mask, propagator)
+        return (masks.label_map() for masks in follow_masks(video.frames, first_mask, propagator))
     return (np.zeros_like(first_mask) for _ in video.frames)
 
 

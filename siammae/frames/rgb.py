@@ -42,7 +42,7 @@ def to_rgb(frame: FrameSource, *, index: int = 0) -> NDArray[np.uint8]:
 
 
 def resize_frame(
-    frame: NDArray[np.uint8], size: tuple[int, int], *, interpolation: Literal["area", "bilinear"]
+    frame: NDArray[np.uint8], size: tuple[int, int], *, interpolation: Literal["area", "bilinear", "bicubic"]
 ) -> NDArray[np.uint8]:
     """Resize one frame.
 
@@ -50,7 +50,8 @@ def resize_frame(
         frame: RGB uint8 ``(H, W, 3)``.
         size: new ``(H, W)``, each at least 1.
         interpolation: ``"bilinear"`` samples, as OpenCV's default and the public evaluators do; ``"area"`` averages
-            along a side that shrinks and is bilinear along one that grows.
+            along a side that shrinks and is bilinear along one that grows; ``"bicubic"`` is Pillow's, which widens
+            the cubic kernel along a side that shrinks.
 
     Returns:
         RGB uint8 of the new size; ``frame`` itself where it has that size already.
@@ -59,10 +60,14 @@ def resize_frame(
         ValueError: the frame, the size or the interpolation is wrong.
     """
     check_layout(frame, "frame", "(H, W, 3)")
-    if interpolation not in ("area", "bilinear"):
-        raise ValueError(f"interpolation is {interpolation!r}: it must be 'area' or 'bilinear'.")
+    if interpolation not in ("area", "bilinear", "bicubic"):
+        raise ValueError(f"interpolation is {interpolation!r}: it must be 'area', 'bilinear' or 'bicubic'.")
     if min(size) < 1:
         raise ValueError(f"size is {size}: it must be (H, W), each at least 1.")
+    if frame.shape[:2] == tuple(size):
+        return frame
+    if interpolation == "bicubic":
+        return np.array(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BICUBIC))
     if interpolation == "area":
         frame = _scale(frame, (min(size[0], frame.shape[0]), min(size[1], frame.shape[1])), averaged=True)
     return _scale(frame, size, averaged=False)

@@ -31,7 +31,8 @@ def topk_affinity(
         top_k: neighbours kept.
         temperature: divisor of the similarity before the softmax.
         radius: of the window in patches; None looks everywhere.
-        neighborhood: ``"disk"``: distance < radius; ``"square"``: both offsets <= radius.
+        neighborhood: ``"disk"``: distance < radius; ``"closed_disk"``: distance <= radius; ``"square"``: both offsets
+            <= radius.
         free_frames: this many leading context frames have no window.
         keep_ties: keep all patches as similar as the ``top_k``-th.
 
@@ -84,10 +85,11 @@ def _window(top: int, bottom: int, low: int, high: int, w: int, radius: int, nei
     """Tell for query rows ``top:bottom`` and context rows ``low:high`` who is near whom: ``(Q, rows*w)`` bool."""
     dy = torch.arange(top, bottom)[:, None] - torch.arange(low, high)  # (q rows, rows)
     dx = torch.arange(w)[:, None] - torch.arange(w)  # (w, w)
-    if neighborhood == "disk":
-        inside = (dy.square()[:, None, :, None] + dx.square()[None, :, None, :]) < radius**2
-    else:
+    if neighborhood == "square":
         inside = (dy.abs() <= radius)[:, None, :, None] & (dx.abs() <= radius)[None, :, None, :]
+    else:
+        squared = dy.square()[:, None, :, None] + dx.square()[None, :, None, :]
+        inside = squared <= radius**2 if neighborhood == "closed_disk" else squared < radius**2
     return inside.reshape((bottom - top) * w, (high - low) * w)
 
 

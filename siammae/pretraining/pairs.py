@@ -212,14 +212,14 @@ class VideoPairs(Dataset[Tensor]):
         self, past: NDArray[np.uint8], future: NDArray[np.uint8], rng: np.random.Generator
     ) -> NDArray[np.uint8]:
         config, size = self.config, (past.shape[0], past.shape[1])
-        box = draw_crop(rng, size, config.crop_scale, config.crop_ratio)
-        still = rng.random() < config.still_share
-        if still:  # one frame, two crops
-            past, other = future, draw_crop(rng, size, config.crop_scale, config.crop_ratio)
-        else:
-            other = box
+        box = inner = draw_crop(rng, size, config.crop_scale, config.crop_ratio)
+        if rng.random() < config.still_share:
+            # One frame, a crop inside a crop: all that is hidden can be found, but never by its place alone.
+            past = future
+            top, left, height, width = draw_crop(rng, box[2:], config.still_scale, config.crop_ratio)
+            inner = (box[0] + top, box[1] + left, height, width)
         flip = rng.random() < config.flip
-        return np.stack([self._crop(past, other, flip), self._crop(future, box, flip)])
+        return np.stack([self._crop(past, box, flip), self._crop(future, inner, flip)])
 
     def _crop(self, frame: NDArray[np.uint8], box: Box, flip: bool) -> NDArray[np.uint8]:
         top, left, height, width = box

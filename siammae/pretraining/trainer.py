@@ -54,7 +54,7 @@ def pretrain(
         ``output_dir/model``, loadable by :meth:`siammae.SiamMAE.from_pretrained`.
 
     Raises:
-        ValueError: the output folder holds another run, or the configuration does not fit the videos.
+        ValueError: the output folder holds another run, or the configuration does not fit the videos or ``init``.
         FileNotFoundError: there are no videos at ``config.videos``.
         CheckpointError: ``resume`` has no state, or one of another configuration.
         FloatingPointError: the loss is no longer finite.
@@ -101,7 +101,9 @@ def _prepare_output(config: PretrainConfig, resume: PathLike | None) -> Path:
 def _build(config: PretrainConfig, device: torch.device) -> tuple[SiamMAE, torch.optim.Optimizer]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = SiamMAE(config.model)
+        model = SiamMAE(config.model) if config.init is None else SiamMAE.from_pretrained(config.init)
+    if model.config != config.model:
+        raise ValueError(f"init={config.init!r} is a network of {model.config}, but model is {config.model}.")
     model = model.to(device).train()
     set_fused_attention(model, device.type != "cpu")
     groups = parameter_groups(model, config.weight_decay)

@@ -48,7 +48,7 @@ def test_whole_until_the_block_ends_shows_nothing(tmp_path):
 
 def test_write_masks_when_there_are_too_few_leaves_no_folder(tmp_path):
     with pytest.raises(ValueError, match="shorter"):
-        write_masks(tmp_path / "video", ["0.png", "1.png"], [np.zeros((2, 3), np.uint8)])
+        write_masks([tmp_path / "video"], ["0.png", "1.png"], [[np.zeros((2, 3), np.uint8)]])
     assert list(tmp_path.iterdir()) == []
 
 
