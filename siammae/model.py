@@ -20,6 +20,7 @@ from siammae.hub import DEFAULT_WEIGHTS
 from siammae.loss import masked_patch_loss, patchify
 from siammae.masking import hidden_mask, random_kept
 from siammae.vit import Decoder, Encoder, sincos_position
+from siammae.whitening import Whitening
 
 
 class PretrainOutput(NamedTuple):
@@ -58,6 +59,7 @@ class SiamMAE(nn.Module):
         self.patch_size = self.config.patch_size
         self.encoder = Encoder(self.config)
         self.decoder = _decoder(self.config)
+        self.whitening = Whitening(self.config.embed_dim) if self.config.whitened else None
         # A jointly encoding network must know which frame a token is from; alone, a frame counts as the past one.
         joint = self.config.encoder == "joint"
         self.frame_embed = nn.Parameter(torch.zeros(2, 1, self.config.embed_dim)) if joint else None
@@ -139,6 +141,7 @@ class SiamMAE(nn.Module):
         layer: int = -1,
         norm: bool = True,
         batch_size: int = 8,
+        whiten: bool = True,
         pixel_std: tuple[float, float, float] | None = None,
     ) -> Tensor:
         """Return dense features; nothing is ever masked.
@@ -150,6 +153,7 @@ class SiamMAE(nn.Module):
             layer: the block whose output is returned, as a Python index; later blocks are not computed.
             norm: apply the final layer norm.
             batch_size: frames encoded at once.
+            whiten: apply the checkpoint's whitening, where it has one, to the last layer's normed features.
             pixel_std: overrides the divisor of normalised pixels.
 
         Returns:
@@ -159,23 +163,55 @@ class SiamMAE(nn.Module):
             ValueError: frames or options are refused.
             VideoReadError: the video cannot be decoded.
         """
-        self.encoder.check_layer(layer)
+        last = self.encoder.check_layer(layer) == self.config.depth - 1
+        whitening = self.whitening if whiten and last and norm else None
         return extract_features(
             frames,
-            lambda images: self._encode(images, layer, norm, pixel_std or self.config.pixel_std),
+            lambda images: self._encode(images, layer, norm, pixel_std or self.config.pixel_std, whitening),
             patch_size=self.patch_size,
             device=self.device,
             resize=resize,
             batch_size=batch_size,
         )
 
-    def _encode(self, images: Tensor, layer: int, norm: bool, std: tuple[float, float, float]) -> Tensor:
+    def _encode(
+        self, images: Tensor, layer: int, norm: bool, std: tuple[float, float, float], whitening: Whitening | None
+    ) -> Tensor:
         tokens = self.encoder.embed(normalize(images, self.config.pixel_mean, std, self.dtype))
         if self.frame_embed is not None:
             tokens = tokens + self.frame_embed[0]
         features = self.encoder(tokens, layer=layer, norm=norm)[:, 1:]  # (B, h*w, C)
+        if whitening is not None:
+            features = whitening(features)
         h, w = (side // self.patch_size for side in images.shape[-2:])
         return features.transpose(1, 2).reshape(len(images), -1, h, w)  # type: ignore[no-any-return]
+
+    def fit_whitening(
+        self, frames: VideoSource, *, resize: int | tuple[int, int] | None = None, epsilon: float = 0.01
+    ) -> None:
+        """Make the last layer's features vary equally in every direction, as they vary over these frames.
+
+        A pretrained network's features are whitened once, on unlabelled frames such as those it was trained on; the
+        map is saved with the weights, and ``config.whitened`` becomes True.
+
+        Args:
+            frames: some dozens of varied frames of one size; see :meth:`extract`.
+            resize: see :meth:`extract`.
+            epsilon: part of the mean variance added to every direction, > 0: weak directions are mostly noise.
+
+        Raises:
+            ValueError: there are too few patches, or frames or options are refused.
+        """
+        features = self.extract(frames, resize=resize, whiten=False)
+        whitening = Whitening(self.config.embed_dim)
+        whitening.fit(features.cpu(), epsilon=epsilon)
+        self.whitening = whitening.to(self.device, self.dtype)
+        self.config = self.config.replace(whitened=True)
+
+    def drop_whitening(self) -> None:
+        """Go back to raw features."""
+        self.whitening = None
+        self.config = self.config.replace(whitened=False)
 
     def forward(
         self, past: Tensor, future: Tensor, *, mask_ratio: float = 0.95, generator: torch.Generator | None = None

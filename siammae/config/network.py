@@ -45,6 +45,7 @@ class ModelConfig(Settings):
         decoder_depth: decoder blocks.
         decoder_heads: decoder attention heads.
         norm_pix_loss: normalise each target patch to mean 0 and variance 1 before the l2 error.
+        whitened: the last layer's features are whitened, by a map that the checkpoint holds.
         pixel_mean: subtracted from RGB in [0, 1].
         pixel_std: divides what is left.
 
@@ -72,6 +73,7 @@ class ModelConfig(Settings):
     decoder_depth: int = 4
     decoder_heads: int = 8
     norm_pix_loss: bool = True
+    whitened: bool = False
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     pixel_std: tuple[float, float, float] = IMAGENET_STD
 

@@ -82,6 +82,7 @@ class PretrainConfig(Settings):
             object.__setattr__(self, "model", ModelConfig.from_dict(self.model))
         for field in ("videos", "output_dir"):  # a Path would fit neither JSON nor the saved state
             object.__setattr__(self, field, os.fspath(getattr(self, field)))
+        check(not self.model.whitened, "model.whitened", True, "False: whitening is fitted after training")
         check(self.model.decoder != "none", "model.decoder", self.model.decoder, "one that predicts pixels")
         check(0 < self.mask_ratio < 1, "mask_ratio", self.mask_ratio, "between 0 and 1")
         check(1 <= self.frame_gap[0] <= self.frame_gap[1], "frame_gap", self.frame_gap, "(least, largest), from 1 up")

@@ -102,6 +102,7 @@ def _build(config: PretrainConfig, device: torch.device) -> tuple[SiamMAE, torch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = SiamMAE(config.model) if config.init is None else SiamMAE.from_pretrained(config.init)
+    model.drop_whitening()  # it belongs to the weights before training
     if model.config != config.model:
         raise ValueError(f"init={config.init!r} is a network of {model.config}, but model is {config.model}.")
     model = model.to(device).train()
