@@ -237,6 +237,9 @@ def test_pretrain_and_resume_give_weights_that_load(clip, tmp_path, capsys):
     assert [line["step"] for line in lines] == [1, 3]
     model = siammae.SiamMAE.from_pretrained(out / "model")
     assert (model.config.patch_size, model.config.decoder_dim) == (8, 32)
+    more = [*argv[:2], "-o", str(tmp_path / "more"), *argv[4:], "--init", str(out / "model"), "--max-steps", "1"]
+    assert main(more) == 0
+    assert "init='" in fails(capsys, *more[:3], str(tmp_path / "other"), *more[4:], "--decoder-dim", 64)
 
 
 def test_pretrain_when_there_is_nothing_to_resume_says_so(clip, tmp_path, capsys):

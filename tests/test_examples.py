@@ -61,6 +61,7 @@ def test_readme_python_runs(tmp_path, monkeypatch):
     shutil.copytree(EXAMPLES / "data", tmp_path / "examples" / "data")
     monkeypatch.chdir(tmp_path)
     blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
+    blocks = [block for block in blocks if '"timm/' not in block.split("```")[0]]  # these download weights
     assert blocks
     for block in blocks:
         # The clip has 50 frames; ten show that the code runs.

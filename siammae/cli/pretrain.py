@@ -18,7 +18,7 @@ _EXAMPLES = """examples:
   siammae propagate clip.mp4 --mask first.png -o masks --model run/model"""
 _MODEL_FIELDS = ("patch_size", "image_size", "encoder", "decoder", "decoder_dim", "decoder_depth", "decoder_heads")
 _CHOICES = {"encoder": ("siamese", "joint"), "decoder": ("cross-self", "cross", "joint"), "precision": ("bf16", "fp32")}
-_OPTIONAL_INTEGERS = ("short_side",)
+_TYPES_OF_OPTIONAL = {"short_side": int, "init": str}  # their default None does not tell
 
 
 def add_parser(commands: Commands) -> None:
@@ -51,7 +51,7 @@ def _add_fields(group: Any, settings: type, names: tuple[str, ...] | list[str]) 
             names_of_two = ("BETA1", "BETA2") if name == "betas" else ("LEAST", "LARGEST")
             options.update(nargs=2, type=type(default[0]), metavar=names_of_two)
         else:
-            options.update(type=int if name in _OPTIONAL_INTEGERS else type(default), metavar="N")
+            options.update(type=_TYPES_OF_OPTIONAL.get(name, type(default)), metavar="NAME" if name == "init" else "N")
         group.add_argument("--" + name.replace("_", "-"), **options)
 
 

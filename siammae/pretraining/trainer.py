@@ -62,7 +62,7 @@ def pretrain(
     videos = find_videos(config.videos)
     output = _prepare_output(config, resume)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model, optimizer = _build(config, target)
+    model, optimizer = _build(config, target, resumed=resume is not None)
     start = load_state(resume, config, model, optimizer) if resume is not None else 0
     claim_videos(output, videos, resume=resume)
     total = total_steps(config, len(videos))
@@ -98,10 +98,11 @@ def _prepare_output(config: PretrainConfig, resume: PathLike | None) -> Path:
     return output
 
 
-def _build(config: PretrainConfig, device: torch.device) -> tuple[SiamMAE, torch.optim.Optimizer]:
+def _build(config: PretrainConfig, device: torch.device, *, resumed: bool) -> tuple[SiamMAE, torch.optim.Optimizer]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = SiamMAE(config.model) if config.init is None else SiamMAE.from_pretrained(config.init)
+        fresh = config.init is None or resumed  # a saved state holds all weights
+        model = SiamMAE(config.model) if fresh else SiamMAE.from_pretrained(config.init or "")
     model.drop_whitening()  # it belongs to the weights before training
     if model.config != config.model:
         raise ValueError(f"init={config.init!r} is a network of {model.config}, but model is {config.model}.")

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from siammae.errors import CheckpointError
+from siammae.frames import read_frames
 from siammae.model import SiamMAE
 from siammae.pretraining import pretrain, trainer
+from siammae.pretraining.pairs import find_videos
 from tests.helpers import tiny_config
 from tests.pretraining.runs import make_clips, read_log, run_config, same_weights
 
@@ -217,3 +219,19 @@ def test_pretrain_with_progress_shows_loss_and_speed(clips, tmp_path, capsys):
     assert "2/8" in shown
     assert "loss=" in shown
     assert "pairs_per_s=" in shown
+
+
+def test_pretrain_from_given_weights_begins_with_them_and_drops_their_whitening(whole, clips, tmp_path):
+    given = SiamMAE.from_pretrained(whole / "model")
+    given.fit_whitening([frame for clip in find_videos(clips) for frame in read_frames(clip)])
+    init = str(given.save_pretrained(tmp_path / "init"))
+    folder = pretrain(run_config(clips, tmp_path / "run", init=init, base_lr=0.0), max_steps=1)
+    trained = SiamMAE.from_pretrained(folder)
+    assert not trained.config.whitened
+    assert all(torch.equal(tensor, given.state_dict()[name]) for name, tensor in trained.state_dict().items())
+
+
+def test_pretrain_from_weights_of_another_network_is_refused(whole, clips, tmp_path):
+    config = run_config(clips, tmp_path / "run", init=str(whole / "model"), model=tiny_config(depth=1))
+    with pytest.raises(ValueError, match=r"init=.* is a network of"):
+        pretrain(config)
