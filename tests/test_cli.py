@@ -67,7 +67,9 @@ def test_propagate_when_given_a_video_writes_palette_masks_and_overlay(clip, wei
     assert main([str(part) for part in argv]) == 0
     masks = sorted(out.glob("*.png"))
     assert [mask.name for mask in masks] == [f"{index:05d}.png" for index in range(5)]
-    assert all(Image.open(mask).mode == "P" for mask in masks)
+    for mask in masks:
+        with Image.open(mask) as image:
+            assert image.mode == "P"
     np.testing.assert_array_equal(siammae.read_mask(masks[0]), siammae.read_mask(clip / "mask.png"))
     assert len(list(siammae.read_frames(out / "overlay.mp4"))) == 5
     assert "5 masks of objects 3" in capsys.readouterr().out
@@ -279,7 +281,8 @@ def test_demo_writes_masks_overlay_and_contact_sheet(weights, tmp_path, capsys):
     count = sum(1 for _ in siammae.read_frames(demo_data() / "walkers.mp4"))
     assert len(list((out / "masks").glob("*.png"))) == count
     assert sum(1 for _ in siammae.read_frames(out / "overlay.mp4")) == count
-    assert Image.open(out / "contact_sheet.png").width > 600
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert sheet.width > 600
     assert str(out / "contact_sheet.png") in capsys.readouterr().out
 
 

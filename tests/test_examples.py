@@ -20,7 +20,8 @@ def example(name: str):
 
 def test_extract_features_writes_a_picture(tmp_path, capsys):
     example("extract_features")(output=str(tmp_path / "features.png"))
-    assert Image.open(tmp_path / "features.png").width > 600
+    with Image.open(tmp_path / "features.png") as picture:
+        assert picture.width > 600
     assert "features (5, 192, 30, 35)" in capsys.readouterr().out
 
 
