@@ -77,7 +77,8 @@ def test_readme_commands_are_those_of_the_program(capsys):
     from siammae.cli import main
 
     text = (ROOT / "README.md").read_text()
-    commands = {line.split()[1] for line in text.splitlines() if line.startswith("siammae ")}
+    shell = "\n".join(block.split("```")[0] for block in text.split("```bash\n")[1:])
+    commands = {line.split()[1] for line in shell.splitlines() if line.startswith("siammae ")}
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
