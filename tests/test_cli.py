@@ -88,6 +88,12 @@ def test_propagate_when_folder_holds_masks_refuses_unless_told(clip, weights, tm
     argv = ["propagate", clip / "frames", "--mask", clip / "mask.png", "-o", tmp_path, "--model", weights, "--quiet"]
     siammae.write_mask(tmp_path / "00099.png", np.zeros((48, 64), np.uint8))
     assert "holds masks already" in fails(capsys, *argv)
+    fails(capsys, *argv, "--overwrite", "--set", "first_labels=none")
+    fails(capsys, *argv[:3], clip / "clip.mp4", *argv[4:], "--overwrite")
+    wrong_size = tmp_path / "wrong.png"
+    siammae.write_mask(wrong_size, np.eye(9, dtype=np.uint8))
+    fails(capsys, *argv[:3], wrong_size, *argv[4:], "--overwrite")
+    assert (tmp_path / "00099.png").exists()  # nothing old is lost before something new is there
     assert main([str(part) for part in [*argv, "--overwrite"]]) == 0
     assert not (tmp_path / "00099.png").exists()
 
@@ -130,7 +136,7 @@ def test_propagate_when_input_is_wrong_says_so_in_one_line(clip, weights, tmp_pa
     options = {"--mask": clip / "mask.png", "-o": tmp_path / "out", "--model": weights, **change}
     error = fails(capsys, "propagate", video, "--quiet", *(part for option in options.items() for part in option))
     assert message in error
-    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+    assert not (tmp_path / "out").exists()
 
 
 def test_track_writes_names_positions_and_confidence(clip, weights, tmp_path):
@@ -179,6 +185,7 @@ def test_extract_writes_what_the_library_returns(clip, weights, tmp_path, capsys
     assert "(5, 32, 4, 5)" in capsys.readouterr().out
     assert main([str(part) for part in [*argv, "--half"]]) == 0
     assert load_file(out)["features"].dtype == torch.float16
+    assert "the encoder has 2 blocks" in fails(capsys, *argv, "--layer", 7)  # on a line of its own, under the bar
     assert "must end in .safetensors" in fails(capsys, "extract", clip / "frames", "-o", tmp_path / "features.npy")
 
 

@@ -87,8 +87,9 @@ def test_convert_of_a_cut_file_is_refused(keep, new_format, tmp_path):
     file = tmp_path / "foreign.pth"
     torch.save(foreign_tensors(VIT, depth=1), file, _use_new_zipfile_serialization=new_format)
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=r"damaged or no PyTorch checkpoint: .*\. Get it again"):
+    with pytest.raises(CheckpointError, match=r"damaged or no PyTorch checkpoint: .*\. Get it again") as refusal:
         convert_checkpoint(file, tmp_path / "ours")
+    assert "weights_only" not in str(refusal.value)  # PyTorch's message advises to turn the protection off
 
 
 def test_convert_of_a_damaged_safetensors_file_is_refused(tmp_path):

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from siammae.cli.options import Commands, add_command, add_model_options, add_propagation_options
-from siammae.cli.propagate import claim_output, write_masks
+from siammae.cli.propagate import write_masks
 
 _SHEET_FRAMES = 8
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
     source = demo_data()
     output = Path(args.output)
-    masks = claim_output(output / "masks", overwrite=True)
+    masks = output / "masks"
     model = load_model(args)
     propagator = Propagator(model, propagation_config(args, model.propagation), kernels=args.kernels)
     video, overlay = source / "walkers.mp4", output / "overlay.mp4"

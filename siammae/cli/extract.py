@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from siammae.cli.options import Commands, add_command, add_model_options, load_model
+from siammae.cli.options import Commands, add_command, add_model_options, load_model, shown_frames
 
 _EXAMPLE = """The file holds one tensor "features" (T, C, h, w) and the checkpoint's name in its metadata:
   from safetensors.torch import load_file
@@ -21,6 +21,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--layer", type=int, default=-1, help="block whose output is taken (%(default)s: the last)")
     parser.add_argument("--no-norm", action="store_true", help="leave out the final layer norm")
     parser.add_argument("--batch-size", type=int, default=4, help="frames encoded at once (%(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--half", action="store_true", help="store float16: half the size")
     add_model_options(parser)
 
@@ -28,18 +29,15 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from safetensors.torch import save_file
-    from tqdm import tqdm
-
-    from siammae.frames import count_frames, read_frames
 
     output = Path(args.output)
     if output.suffix != ".safetensors":
         raise ValueError(f"the output is {output}: it must end in .safetensors.")
     model = load_model(args)
-    frames = tqdm(read_frames(args.video), total=count_frames(args.video), unit="frame")
-    features = model.extract(
-        frames, resize=args.short_side, layer=args.layer, norm=not args.no_norm, batch_size=args.batch_size
-    ).cpu()
+    with shown_frames(args.video, progress=not args.quiet) as frames:
+        features = model.extract(
+            frames, resize=args.short_side, layer=args.layer, norm=not args.no_norm, batch_size=args.batch_size
+        ).cpu()
     features = features.half() if args.half else features
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_name(f".{output.name}.part")

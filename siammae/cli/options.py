@@ -6,13 +6,17 @@ import argparse
 import dataclasses
 import json
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from siammae.config import PropagationConfig
 from siammae.config.presets import PRESETS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from siammae.backbones import TimmExtractor
     from siammae.model import SiamMAE
@@ -143,3 +147,14 @@ def field_help(settings: type) -> dict[str, str]:
     names = "|".join(field.name for field in dataclasses.fields(settings))
     found = re.findall(rf"^ +({names}): (.*?)(?=^ +(?:{names}): |^\s*$|\Z)", doc, re.DOTALL | re.MULTILINE)
     return {name: " ".join(text.replace("``", "").replace("%", "%%").split()) for name, text in found}
+
+
+@contextmanager
+def shown_frames(video: str, *, progress: bool) -> Iterator[Iterable[NDArray[np.uint8]]]:
+    """Read a video under a bar that is closed before an error is printed."""
+    from tqdm import tqdm
+
+    from siammae.frames import count_frames, read_frames
+
+    with tqdm(read_frames(video), total=count_frames(video), unit="frame", disable=not progress) as bar:
+        yield bar

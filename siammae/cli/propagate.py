@@ -14,11 +14,13 @@ from siammae.cli.options import (
     add_propagation_options,
     load_model,
     propagation_config,
+    shown_frames,
 )
 
 if TYPE_CHECKING:
     from siammae.propagator import Propagator
 
+_MASKS = "[0-9]*.png"
 _EXAMPLES = """examples:
   siammae propagate clip.mp4 --mask first.png -o masks --overlay
   siammae propagate frames/ --mask first.png -o masks --short-side 480 --device cuda"""
@@ -42,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
     from siammae.masks import read_mask
     from siammae.propagator import Propagator
 
-    output = claim_output(Path(args.output), args.overwrite)
+    output = Path(args.output)
+    if not args.overwrite and any(output.glob(_MASKS)):
+        raise ValueError(f"{output} holds masks already: choose another folder, or pass --overwrite.")
     first_mask = read_mask(args.mask)
     model = load_model(args)
     propagator = Propagator(model, propagation_config(args, model.propagation), kernels=args.kernels)
@@ -54,38 +58,35 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def claim_output(folder: Path, overwrite: bool) -> Path:
-    """Make the output folder; refuse one with masks, since a shorter video would leave old ones among the new."""
-    if any(folder.glob("[0-9]*.png")) and not overwrite:
-        raise ValueError(f"{folder} holds masks already: choose another folder, or pass --overwrite.")
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("[0-9]*.png"):
-        old.unlink()
-    return folder
-
-
 def write_masks(
     propagator: Propagator, video: str, first_mask: object, output: Path, *, overlay: Path | None, progress: bool
 ) -> int:
     """Follow a video and write each mask as soon as it is there; returns the number of frames.
 
-    Masks written before an error stay and are whole; the overlay video appears at the end only.
+    The folder is made, and masks of an earlier run are removed from it, once the first frame has gone well. Masks
+    written before an error stay and are whole; the overlay video appears at the end only.
     """
-    from tqdm import tqdm
-
-    from siammae.frames import VideoWriter, count_frames, frame_rate, read_frames
+    from siammae.frames import VideoWriter, frame_rate
     from siammae.masks import write_mask
     from siammae.visualize import overlay_masks
 
-    count = 0
-    with ExitStack() as stack:
-        writer = stack.enter_context(VideoWriter(overlay, fps=frame_rate(video) or 25.0)) if overlay else None
-        frames = read_frames(video)
-        for frame in tqdm(frames, total=count_frames(video), unit="frame", disable=not progress):
+    count, writer = 0, None
+    with shown_frames(video, progress=progress) as frames, ExitStack() as stack:
+        for frame in frames:
             result = propagator.step(frame, mask=first_mask if count == 0 else None)  # type: ignore[arg-type]
             labels = result.label_map()
+            if count == 0:
+                _make_room(output)
+                writer = stack.enter_context(VideoWriter(overlay, fps=frame_rate(video) or 25.0)) if overlay else None
             write_mask(output / f"{count:05d}.png", labels)
             if writer:
                 writer.write(overlay_masks(frame, labels))
             count += 1
     return count
+
+
+def _make_room(folder: Path) -> None:
+    """Make the folder and empty it of masks: a shorter video would leave old ones among the new."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(_MASKS):
+        old.unlink()

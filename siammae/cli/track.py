@@ -16,6 +16,7 @@ from siammae.cli.options import (
     add_propagation_options,
     load_model,
     propagation_config,
+    shown_frames,
 )
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from siammae.propagator import KeypointPropagator
 
+_READABLE_NAMES = 8  # more names on one picture cover each other
 _FORMAT = """points file: CSV with the header name,x,y (or x,y), one keypoint a line, in pixels of the first frame;
 the centre of the top left pixel is 0,0.
 output: CSV with the header frame,name,x,y,confidence.
@@ -103,9 +105,7 @@ def _write_tracks(
     *,
     progress: bool,
 ) -> int:
-    from tqdm import tqdm
-
-    from siammae.frames import VideoWriter, count_frames, frame_rate, read_frames
+    from siammae.frames import VideoWriter, frame_rate
     from siammae.visualize import overlay_keypoints
 
     part = output.with_name(f".{output.name}.part")
@@ -116,12 +116,13 @@ def _write_tracks(
         writer = stack.enter_context(VideoWriter(overlay, fps=frame_rate(video) or 25.0)) if overlay else None
         rows = csv.writer(file)
         rows.writerow(["frame", "name", "x", "y", "confidence"])
-        for frame in tqdm(read_frames(video), total=count_frames(video), unit="frame", disable=not progress):
+        for frame in stack.enter_context(shown_frames(video, progress=progress)):
             result = propagator.step(frame, keypoints=points if count == 0 else None)
             for name, (x, y), sure in zip(names, result.points, result.confidence, strict=True):
                 rows.writerow([count, name, f"{x:.2f}", f"{y:.2f}", f"{sure:.3f}"])
             if writer:
-                writer.write(overlay_keypoints(frame, result.points, confidence=result.confidence, names=names))
+                shown = names if len(names) <= _READABLE_NAMES else None
+                writer.write(overlay_keypoints(frame, result.points, confidence=result.confidence, names=shown))
             count += 1
         file.close()
         part.replace(output)

@@ -95,6 +95,8 @@ class PretrainConfig(Settings):
         check(self.short_side is None or self.short_side >= 1, "short_side", self.short_side, "at least 1, or None")
         for field in ("samples_per_video", "epochs", "batch_size", "checkpoint_every"):
             check(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
+        multiple = f"a multiple of samples_per_video = {self.samples_per_video}"
+        check(self.batch_size % self.samples_per_video == 0, "batch_size", self.batch_size, multiple)
         check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers in [0, 1)")
         for field in ("cache_mb", "warmup_epochs", "workers", "weight_decay", "base_lr"):
             check(getattr(self, field) >= 0, field, getattr(self, field), "at least 0")

@@ -19,6 +19,7 @@ from siammae.errors import CheckpointError
 
 _WRAPPERS = ("teacher", "model", "state_dict", "student")  # in the order of preference: a teacher is what DINO uses
 _PREFIXES = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DistributedDataParallel, torch.compile
+_UNSAFE_ADVICE = re.compile(r"\. (?=In PyTorch|This file can)")
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
 _NUMBERS = ("b1", "i4", "i8", "f4", "f8")
 _CHUNKS = re.compile(r"^blocks\.\d+\.(?=\d+\.)")  # DINOv2 trains its blocks in groups: blocks.GROUP.BLOCK.
@@ -67,6 +68,8 @@ def read_source(path: Path) -> object:
                 "was not loaded. Save its state dict alone, where you trust it."
             ) from error
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        # PyTorch goes on to advise loading the file unsafely, which is just what must not be done.
+        reason = _UNSAFE_ADVICE.split(reason)[0]
         raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint: {reason}. Get it again.") from error
     return loaded
 

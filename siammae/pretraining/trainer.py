@@ -114,11 +114,6 @@ def _build(config: PretrainConfig, device: torch.device, *, resumed: bool) -> tu
 
 def _batches(videos: list[Path], config: PretrainConfig, start: int, stop: int) -> Iterator[Tensor]:
     """Yield ``(B, 2, 3, S, S)`` uint8 for the steps from ``start`` to ``stop``."""
-    if config.batch_size % config.samples_per_video:
-        raise ValueError(
-            f"batch_size is {config.batch_size}: it must be a multiple of samples_per_video = "
-            f"{config.samples_per_video}."
-        )
     each = config.batch_size // config.samples_per_video  # videos in a batch
     yield from DataLoader(
         VideoPairs(videos, config),

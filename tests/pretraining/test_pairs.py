@@ -91,7 +91,7 @@ def test_draw_crop_where_no_draw_fits_is_centred(size, box):
 
 
 def test_pairs_have_the_documented_shape_and_show_the_clip(clips):
-    sample = stream(clips, samples_per_video=3)[0]
+    sample = stream(clips, samples_per_video=3, batch_size=3)[0]
     assert (sample.shape, sample.dtype) == ((3, 2, 3, 32, 32), torch.uint8)
     assert sample.float().std(dim=(2, 3, 4)).min() > 10
 
