@@ -9,6 +9,7 @@ import torch
 
 from siammae.config import PropagationConfig
 from siammae.propagator import KeypointPropagator, Propagator
+from tests.protocols import bilinear, nearest
 
 PATCH = 8
 FRAME, INPUT, GRID = (56, 88), (40, 72), (5, 9)  # (H, W); no pixel centre of one lies on a border of another
@@ -43,26 +44,6 @@ def random_video(frames, seed):
 def random_mask(seed, ids=(0, 2, 5)):
     coarse = np.random.default_rng(seed).choice(np.array(ids, np.uint8), size=(4, 6))
     return np.kron(coarse, np.ones((15, 17), np.uint8))[: FRAME[0], : FRAME[1]]
-
-
-def nearest(mask, size):
-    rows = [int((i + 0.5) * mask.shape[0] / size[0]) for i in range(size[0])]
-    columns = [int((j + 0.5) * mask.shape[1] / size[1]) for j in range(size[1])]
-    return mask[rows][:, columns]
-
-
-def bilinear(values, size):
-    """Upsample one map with pixel centres at half and the border repeated."""
-
-    def taps(new, old):
-        place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-        low = np.floor(place).astype(int)
-        return low, np.minimum(low + 1, old - 1), place - low
-
-    top, bottom, dy = taps(size[0], values.shape[0])
-    left, right, dx = taps(size[1], values.shape[1])
-    rows = values[top] * (1 - dy)[:, None] + values[bottom] * dy[:, None]
-    return rows[:, left] * (1 - dx) + rows[:, right] * dx
 
 
 def unit(values):
