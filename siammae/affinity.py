@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from siammae import kernels as _kernels
-from siammae.kernels import Kernels, available_kernels, choose_kernels
+from siammae.kernels import FrameFeatures, Kernels, available_kernels, backend_for, choose_kernels, kernel_details
 
-__all__ = ["Kernels", "TopK", "available_kernels", "choose_kernels", "topk_affinity", "unit_length"]
+__all__ = [
+    "FrameFeatures",
+    "Kernels",
+    "TopK",
+    "available_kernels",
+    "backend_for",
+    "choose_kernels",
+    "kernel_details",
+    "match_frames",
+    "topk_affinity",
+    "unit_length",
+]
 
 
 class TopK(NamedTuple):
@@ -63,7 +75,7 @@ def topk_affinity(
 
     Raises:
         ValueError: shapes, dtypes or devices differ, features are not finite, or an option is out of range.
-        KernelUnavailableError: the backend asked for cannot run here.
+        KernelUnavailableError: the backend asked for cannot run here, or not with these arguments.
 
     Source:
         Jabri et al. 2020 (videowalk), code/utils/test_utils.py; Caron et al. 2021 (DINO), eval_video_segmentation.py.
@@ -79,9 +91,38 @@ def topk_affinity(
         raise ValueError(f"neighborhood is {neighborhood!r}: it must be 'disk', 'closed_disk' or 'square'.")
     if free_frames < 0:
         raise ValueError(f"free_frames is {free_frames}: it must be at least 0.")
+    return match_frames(
+        FrameFeatures(query if normalized else unit_length(query)),
+        [FrameFeatures(frame) for frame in (context if normalized else unit_length(context))],
+        top_k=top_k,
+        temperature=temperature,
+        radius=radius,
+        neighborhood=neighborhood,
+        free_frames=free_frames,
+        keep_ties=keep_ties,
+        kernels=kernels,
+    )
+
+
+def match_frames(
+    query: FrameFeatures,
+    context: Sequence[FrameFeatures],
+    *,
+    top_k: int,
+    temperature: float,
+    radius: int | None,
+    neighborhood: Literal["disk", "closed_disk", "square"],
+    free_frames: int,
+    keep_ties: bool,
+    kernels: Kernels,
+) -> TopK:
+    """Match as :func:`topk_affinity` does, for a stream: what its frames were laid out in is kept with them.
+
+    The arguments are not checked.
+    """
     weights, indices = _kernels.topk_affinity(
-        query if normalized else unit_length(query),
-        context if normalized else unit_length(context),
+        query,
+        context,
         top_k=top_k,
         temperature=temperature,
         radius=radius,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siammae.affinity import Kernels, choose_kernels, topk_affinity, unit_length
+from siammae.affinity import FrameFeatures, Kernels, backend_for, choose_kernels, match_frames, unit_length
 from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor, input_size
 from siammae.frames import FrameSource, resize_frame, to_rgb
@@ -20,10 +20,21 @@ from siammae.labels import gather_labels
 Size = tuple[int, int]
 
 
+class _Window(TypedDict):
+    """Which context patches are candidates, how many are kept, and who looks for them."""
+
+    top_k: int
+    radius: int | None
+    neighborhood: Literal["disk", "closed_disk", "square"]
+    free_frames: int
+    keep_ties: bool
+    kernels: Kernels
+
+
 class ContextFrame(NamedTuple):
     """What is remembered of a frame."""
 
-    features: Tensor  # (C, h, w), unit length
+    features: FrameFeatures
     labels: Tensor  # (L, h, w)
     given: frozenset[int] | None  # objects or keypoints that were given with this frame; None = a plain frame
 
@@ -59,10 +70,13 @@ class ContextQueue:
         if first and self._config.pad_queue:
             self._recent.extend([frame] * self._config.queue_length)
 
-    def stacked(self) -> tuple[Tensor, Tensor]:
-        """Return features ``(M, C, h, w)`` and labels ``(M, L, h, w)``, pinned frames first, then oldest to newest."""
-        features, labels, _ = zip(*self._pinned, *self._recent, strict=True)
-        return torch.stack(features), torch.stack(labels)
+    def features(self) -> list[FrameFeatures]:
+        """Return the features of M frames, pinned ones first, then oldest to newest."""
+        return [frame.features for frame in (*self._pinned, *self._recent)]
+
+    def labels(self) -> Tensor:
+        """Return their labels ``(M, L, h, w)``."""
+        return torch.stack([frame.labels for frame in (*self._pinned, *self._recent)])
 
     def change(self, change: Callable[[ContextFrame], ContextFrame]) -> None:
         """Apply a function to every frame."""
@@ -96,8 +110,8 @@ class Stream:
             )
         return rgb, size
 
-    def extract(self, rgb: NDArray[np.uint8]) -> tuple[Tensor, Size]:
-        """Return unit-length features ``(C, h, w)`` and the network's input size."""
+    def extract(self, rgb: NDArray[np.uint8]) -> tuple[FrameFeatures, Size]:
+        """Return a frame's features and the network's input size."""
         config = self.config
         size = input_size(
             (rgb.shape[0], rgb.shape[1]),
@@ -121,32 +135,32 @@ class Stream:
                 "and use float32 or bfloat16 instead of float16."
             )
         self.device = features.device
-        return unit_length(features), size
+        frame = FrameFeatures(unit_length(features))
+        backend_for(frame.tensor, **self._window(self.queue.pinned))  # refused now, not at the second frame
+        return frame, size
 
-    def propagate(self, features: Tensor) -> Tensor:
+    def propagate(self, features: FrameFeatures) -> Tensor:
         """Mix the context's labels for a new frame: ``(L, h, w)``."""
-        context, labels = self.queue.stacked()
-        return self._mix(features, context, labels, self.queue.pinned)
+        return self._mix(features, self.queue.features(), self.queue.labels(), self.queue.pinned)
 
-    def look_back(self, past: ContextFrame, features: Tensor, labels: Tensor) -> Tensor:
+    def look_back(self, past: ContextFrame, features: FrameFeatures, labels: Tensor) -> Tensor:
         """Mix the labels of an annotated frame for one before it, as :meth:`propagate` does for one after it."""
-        return self._mix(past.features, features[None], labels[None], int(self.config.pin_first))
+        return self._mix(past.features, [features], labels[None], int(self.config.pin_first))
 
-    def _mix(self, features: Tensor, context: Tensor, labels: Tensor, pinned: int) -> Tensor:
-        config = self.config
-        matches = topk_affinity(
-            features,
-            context,
-            top_k=config.top_k,
-            temperature=config.temperature,
-            radius=config.radius,
-            neighborhood=config.neighborhood,
-            free_frames=0 if config.restrict_first else pinned,
-            keep_ties=config.keep_ties,
-            normalized=True,
-            kernels=self.kernels,
-        )
+    def _mix(self, query: FrameFeatures, context: list[FrameFeatures], labels: Tensor, pinned: int) -> Tensor:
+        matches = match_frames(query, context, temperature=self.config.temperature, **self._window(pinned))
         return gather_labels(matches, labels)
+
+    def _window(self, pinned: int) -> _Window:
+        config = self.config
+        return {
+            "top_k": config.top_k,
+            "radius": config.radius,
+            "neighborhood": config.neighborhood,
+            "free_frames": 0 if config.restrict_first else pinned,
+            "keep_ties": config.keep_ties,
+            "kernels": self.kernels,
+        }
 
     def close_frame(self, size: Size, frame: ContextFrame) -> None:
         """Remember a frame; what comes before this can be refused, this cannot."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siammae.affinity import Kernels
+from siammae.affinity import FrameFeatures, Kernels
 from siammae.config import PropagationConfig
 from siammae.context import ContextFrame, Size, Stream, recommended_config
 from siammae.features import FeatureExtractor
@@ -88,7 +88,7 @@ class Propagator:
             scores = unit_sum(scores)
         ids = (*self._ids, *(i for i in given_ids if i not in self._ids))
         if given is not None:
-            scores = self._correct(scores, given, given_ids, ids, (features.shape[-2], features.shape[-1]), in_size)
+            scores = self._correct(scores, given, given_ids, ids, features.grid, in_size)
             self._revise_past(features, scores, mask_ids(given), ids)
         # From here on nothing is refused.
         self._ids = ids
@@ -138,7 +138,9 @@ class Propagator:
         merged[[1 + ids.index(i) for i in given_ids]] = drawn[1:]
         return merged
 
-    def _revise_past(self, features: Tensor, scores: Tensor, present: Sequence[int], ids: tuple[int, ...]) -> None:
+    def _revise_past(
+        self, features: FrameFeatures, scores: Tensor, present: Sequence[int], ids: tuple[int, ...]
+    ) -> None:
         """Tell the frames before what a mask has shown, or they would outvote it in the next frame.
 
         To them a new object is background, and a corrected one is where it was wrongly followed. They get its labels
@@ -248,7 +250,7 @@ class KeypointPropagator:
         features, _ = stream.extract(rgb)
         maps = None if first else stream.propagate(features)
         if given is not None:
-            maps = self._correct(maps, given, size, (features.shape[-2], features.shape[-1]))
+            maps = self._correct(maps, given, size, features.grid)
         config = stream.config
         points, confidence = decode_keypoints(
             cast(Tensor, maps), size, rule=config.keypoint_rule, top_k=config.keypoint_top_k
@@ -264,7 +266,7 @@ class KeypointPropagator:
         stream.close_frame(size, ContextFrame(features, cast(Tensor, maps), known_rows))
         return FrameKeypoints(points, confidence)
 
-    def _revise_past(self, features: Tensor, maps: Tensor, known: frozenset[int]) -> None:
+    def _revise_past(self, features: FrameFeatures, maps: Tensor, known: frozenset[int]) -> None:
         """Correct the frames before, which would outvote the correction; keypoints given with them stay."""
 
         def revised(past: ContextFrame) -> ContextFrame:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from siammae.affinity import available_kernels, choose_kernels, topk_affinity, unit_length
-from siammae.errors import KernelUnavailableError
+from siammae.affinity import topk_affinity, unit_length
 
 SHAPES = [(33, 3, 7, 13), (8, 2, 1, 9), (8, 2, 9, 1), (4, 3, 1, 1), (5, 1, 2, 2)]  # C, M, h, w
 
@@ -203,7 +202,7 @@ def test_unit_length_scales_to_one_and_keeps_zero_vectors():
         ({"radius": 0}, r"radius is 0: it must be at least 1, or None"),
         ({"neighborhood": "ring"}, r"neighborhood is 'ring': it must be 'disk', 'closed_disk' or 'square'"),
         ({"free_frames": -1}, r"free_frames is -1: it must be at least 0"),
-        ({"kernels": "cuda"}, r"kernels is 'cuda': it must be one of auto, triton, reference"),
+        ({"kernels": "cuda"}, r"kernels is 'cuda': it must be one of auto, triton, native, cpu, reference"),
     ],
 )
 def test_topk_affinity_refuses_options_out_of_range(changes, message):
@@ -249,44 +248,3 @@ def test_topk_affinity_refuses_features_that_are_not_finite(bad, place):
     tensors[place][..., 1, 2, 0] = bad
     with pytest.raises(ValueError, match=f"{place} has NaN or infinite values: check the network"):
         topk_affinity(tensors["query"], tensors["context"], top_k=1, temperature=1.0)
-
-
-def test_available_kernels_lists_the_reference_and_why_triton_cannot_run():
-    status = available_kernels()
-    assert set(status) == {"triton", "reference"}
-    assert status["reference"] == "available"
-    assert status["triton"]
-
-
-@pytest.mark.parametrize(
-    ("environment", "wish", "chosen"),
-    [
-        (None, "auto", "reference"),
-        ("auto", "auto", "reference"),
-        ("reference", "auto", "reference"),
-        ("nonsense", "reference", "reference"),
-        ("triton", "reference", "reference"),
-    ],
-)
-def test_choose_kernels_lets_the_environment_stand_in_for_auto_only(monkeypatch, environment, wish, chosen):
-    monkeypatch.delenv("SIAMMAE_KERNELS", raising=False)
-    if environment is not None:
-        monkeypatch.setenv("SIAMMAE_KERNELS", environment)
-    assert choose_kernels(wish) == chosen
-
-
-def test_choose_kernels_refuses_an_unknown_name_in_the_environment(monkeypatch):
-    monkeypatch.setenv("SIAMMAE_KERNELS", "cuda")
-    with pytest.raises(ValueError, match="kernels is 'cuda': it must be one of"):
-        choose_kernels()
-
-
-@pytest.mark.parametrize("by_environment", [False, True])
-def test_topk_affinity_never_falls_back_from_kernels_that_cannot_run(monkeypatch, by_environment):
-    status = {"triton": "no such device", "reference": "available"}
-    monkeypatch.setattr("siammae.kernels.available_kernels", lambda: status)
-    if by_environment:
-        monkeypatch.setenv("SIAMMAE_KERNELS", "triton")
-    query, context = features(4, 2, 3, 3)
-    with pytest.raises(KernelUnavailableError, match=r'no triton kernels here: no such device. Use kernels="auto"'):
-        topk_affinity(query, context, top_k=1, temperature=1.0, kernels="auto" if by_environment else "triton")

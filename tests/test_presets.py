@@ -130,7 +130,7 @@ def test_preset_for_jhmdb_gives_the_keypoints_of_its_source(name, dataset, top_k
     for t, frame in enumerate(video):
         got = propagator.step(frame, keypoints=points if t == 0 else None).points
         maps, near = (peaks(cells, h, w), np.zeros((h, w), bool)) if t == 0 else protocol.step(features, stored, 3)
-        held = propagator._stream.queue.stacked()[1][-1].double().numpy()  # the newest; at t = 0 a copy of frame 0
+        held = propagator._stream.queue.labels()[-1].double().numpy()  # the newest; at t = 0 a copy of frame 0
         np.testing.assert_allclose(held[:, ~near], maps[:, ~near], atol=1e-5)
         stored.append(held)
         for point, one in zip(got, held, strict=True):

@@ -115,7 +115,7 @@ def test_propagator_keeps_the_first_frame_when_the_queue_is_full(pin_first, kept
     video, masks = moving_squares(frames=6)
     follow = propagator(pin_first=pin_first)
     results = [follow.step(frame, mask=masks[0] if t == 0 else None) for t, frame in enumerate(video)]
-    _, labels = follow._stream.queue.stacked()
+    labels = follow._stream.queue.labels()
     assert torch.equal(labels, torch.stack([results[t].scores for t in kept]))
     assert follow._stream.queue.pinned == int(pin_first)
 
@@ -125,7 +125,7 @@ def test_propagator_with_a_padded_queue_forgets_one_copy_of_frame_0_a_step():
     follow, copies = propagator(pad_queue=True), []
     first = follow.step(video[0], mask=masks[0]).scores
     for frame in video[1:]:
-        copies.append(sum(torch.equal(labels, first) for labels in follow._stream.queue.stacked()[1]))
+        copies.append(sum(torch.equal(labels, first) for labels in follow._stream.queue.labels()))
         follow.step(frame)
     assert copies == [4, 3, 2, 1, 1]
 

@@ -96,9 +96,9 @@ def test_object_corrected_in_mid_stream_is_not_outvoted_by_the_frames_before():
 def test_mask_in_mid_stream_leaves_what_was_given_with_earlier_frames():
     frame = still()[0][0]
     follow = started(squares(1, 2))
-    before = follow._stream.queue.stacked()[1][0]
+    before = follow._stream.queue.labels()[0]
     follow.step(frame, mask=squares(1, 3, left=24))
-    after = follow._stream.queue.stacked()[1][0]
+    after = follow._stream.queue.labels()[0]
     assert torch.equal(after[1:3], before[1:])
     torch.testing.assert_close(after.sum(dim=0), torch.ones(SIZE))
     assert after[3].sum() > 0  # the new object was background there

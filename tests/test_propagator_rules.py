@@ -13,7 +13,7 @@ def test_propagator_that_queues_pinned_frames_has_frame_0_twice_until_the_queue_
     follow, copies = propagator(queue_pinned=True), []
     first = follow.step(video[0], mask=masks[0]).scores
     for frame in video[1:]:
-        copies.append(sum(torch.equal(labels, first) for labels in follow._stream.queue.stacked()[1]))
+        copies.append(sum(torch.equal(labels, first) for labels in follow._stream.queue.labels()))
         follow.step(frame)
     assert copies == [2, 2, 2, 1, 1]  # a queue of 3
 
@@ -24,7 +24,7 @@ def test_propagator_that_queues_pinned_frames_removes_an_object_from_both_copies
     follow.step(video[0], mask=masks[0])
     removed = follow.object_ids[0]
     follow.remove_object(removed)
-    labels = follow._stream.queue.stacked()[1]
+    labels = follow._stream.queue.labels()
     assert torch.equal(labels[0], labels[1])
     assert removed not in follow.step(video[1]).object_ids
 

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 def _machine() -> list[str]:
     import torch
 
-    from siammae.affinity import available_kernels
+    from siammae.affinity import available_kernels, kernel_details
 
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
     lines = [
@@ -46,7 +46,8 @@ def _machine() -> list[str]:
         f"machine      {platform.machine()}, {torch.get_num_threads()} threads, {cuda}",
         "kernels",
     ]
-    return lines + [f"  {name:<11}{status}" for name, status in available_kernels().items()]
+    details = {name: f": {detail}" for name, detail in kernel_details().items()}
+    return lines + [f"  {name:<11}{status}{details.get(name, '')}" for name, status in available_kernels().items()]
 
 
 def _checkpoint(model: SiamMAE, name: str) -> list[str]:

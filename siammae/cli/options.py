@@ -98,7 +98,7 @@ def add_propagation_options(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD=VALUE",
         help="any other field of PropagationConfig, the value as JSON, e.g. --set min_max=true; may be repeated",
     )
-    group.add_argument("--kernels", default="auto", help="auto, reference or triton (%(default)s)")
+    group.add_argument("--kernels", default="auto", help="auto, triton, native, cpu or reference (%(default)s)")
 
 
 def propagation_config(

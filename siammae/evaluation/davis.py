@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from siammae.affinity import Kernels
 from siammae.config import PropagationConfig
 from siammae.context import recommended_config
 from siammae.errors import DatasetError
@@ -43,7 +44,7 @@ def evaluate_davis(
     sequences: Sequence[str] | None = None,
     score_at: ScoreAt = "native",
     output_dir: str | PathLike[str] | None = None,
-    kernels: Literal["auto", "triton", "reference"] = "auto",
+    kernels: Kernels = "auto",
     progress: bool = False,
 ) -> EvaluationResult:
     """Follow the first annotation of every sequence and score J&F as the official tools do.

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from siammae.affinity import Kernels
 from siammae.config import PropagationConfig
 from siammae.context import recommended_config
 from siammae.errors import DatasetError
@@ -45,7 +46,7 @@ def evaluate_jhmdb(
     output_dir: str | PathLike[str] | None = None,
     count_first_frame: bool = False,
     zero_is_visible: bool = True,
-    kernels: Literal["auto", "triton", "reference"] = "auto",
+    kernels: Kernels = "auto",
     progress: bool = False,
 ) -> EvaluationResult:
     """Follow the 15 joints of every test clip's first frame and score PCK as videowalk and CropMAE do.

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from siammae.affinity import Kernels
 from siammae.config import PropagationConfig
 from siammae.context import recommended_config
 from siammae.errors import DatasetError
@@ -39,7 +40,7 @@ def evaluate_vip(
     config: PropagationConfig | None = None,
     videos: Sequence[str] | None = None,
     output_dir: str | PathLike[str] | None = None,
-    kernels: Literal["auto", "triton", "reference"] = "auto",
+    kernels: Kernels = "auto",
     progress: bool = False,
 ) -> EvaluationResult:
     """Follow the first annotation of every video and score mIoU as eval_vip.py does.

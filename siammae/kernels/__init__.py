@@ -1,31 +1,114 @@
-"""Picks the backend that computes an affinity, and can say why another one cannot run."""
+"""Picks the backend that computes an affinity, and can say why another one cannot.
+
+A backend is a module with the functions of :class:`Backend`; ``_MODULES`` lists those of this version.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, Literal, Protocol, cast, get_args
 
 from torch import Tensor
 
 from siammae.errors import KernelUnavailableError
-from siammae.kernels import reference
 
-Kernels = Literal["auto", "triton", "reference"]
+Kernels = Literal["auto", "triton", "native", "cpu", "reference"]
 ENVIRONMENT = "SIAMMAE_KERNELS"
+# Fastest first: "auto" takes the first one that runs here and does not refuse the call. The reference never does.
+_MODULES = {"reference": "siammae.kernels.reference"}
+
+
+class Backend(Protocol):
+    """What the module of a backend offers. Importing it always succeeds; ``status`` says whether it can run."""
+
+    def status(self) -> str:
+        """Return ``"available"``, or the reason why nothing runs on this machine."""
+
+    def detail(self) -> str:
+        """Say what it uses on this machine, such as an instruction set; ``""`` where there is nothing to say."""
+
+    def refusal(
+        self,
+        query: Tensor,
+        *,
+        top_k: int,
+        radius: int | None,
+        neighborhood: str,
+        free_frames: int,
+        keep_ties: bool,
+    ) -> str | None:
+        """Return the reason why it cannot serve a call, or None; ``query`` is as for ``topk_affinity``."""
+
+    def prepare(self, features: Tensor) -> Any:  # noqa: ANN401 - each backend has its own form
+        """Lay out one context frame ``(C, h, w)`` of unit length; done once a frame."""
+
+    def topk_affinity(
+        self,
+        query: Tensor,
+        context: Sequence[Any],
+        *,
+        top_k: int,
+        temperature: float,
+        radius: int | None,
+        neighborhood: str,
+        free_frames: int,
+        keep_ties: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Match as :func:`siammae.kernels.reference.topk_affinity` does; ``context`` holds prepared frames."""
+
+
+class FrameFeatures:
+    """Features of one frame, and what backends have made of them: each lays a frame out once.
+
+    Args:
+        tensor: ``(C, h, w)``, unit length over C, float.
+    """
+
+    __slots__ = ("_forms", "tensor")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self._forms: dict[str, Any] = {}
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches ``(h, w)``."""
+        return self.tensor.shape[1], self.tensor.shape[2]
+
+    def form(self, name: str) -> Any:  # noqa: ANN401 - each backend has its own form
+        """Return the frame as a backend lays it out."""
+        if name not in self._forms:
+            self._forms[name] = _backend(name).prepare(self.tensor)
+        return self._forms[name]
+
+
+def _backend(name: str) -> Backend:
+    return cast(Backend, import_module(_MODULES[name]))
 
 
 def available_kernels() -> Mapping[str, str]:
     """Return each backend's status on this machine: ``"available"`` or the reason why it cannot run."""
-    return {"triton": "not part of this version, which has the PyTorch reference only", "reference": "available"}
+    names = [name for name in get_args(Kernels) if name != "auto"]
+    return {name: _backend(name).status() if name in _MODULES else "not part of this version" for name in names}
 
 
-def choose_kernels(kernels: Kernels = "auto") -> str:
-    """Turn a wish into a backend that runs here; ``"auto"`` never fails, another wish never falls back.
+def kernel_details() -> Mapping[str, str]:
+    """Return what each available backend uses on this machine; those with nothing to say are left out."""
+    names = [name for name, status in available_kernels().items() if status == "available"]
+    return {name: detail for name in names if (detail := _backend(name).detail())}
+
+
+def choose_kernels(kernels: Kernels = "auto") -> Kernels:
+    """Check a wish: ``"auto"`` never fails, another wish never falls back.
 
     Args:
         kernels: a backend, or ``"auto"`` for the fastest; the environment variable ``SIAMMAE_KERNELS`` stands in
             for ``"auto"``.
+
+    Returns:
+        The backend to use, or ``"auto"``: then each call takes the fastest that can serve it.
 
     Raises:
         ValueError: there is no such backend.
@@ -35,16 +118,52 @@ def choose_kernels(kernels: Kernels = "auto") -> str:
         kernels = os.environ.get(ENVIRONMENT, "auto")  # type: ignore[assignment]
     if kernels not in get_args(Kernels):
         raise ValueError(f"kernels is {kernels!r}: it must be one of {', '.join(get_args(Kernels))}.")
-    if kernels == "auto":
-        return "reference"
-    if (status := available_kernels()[kernels]) != "available":
+    if kernels != "auto" and (status := available_kernels()[kernels]) != "available":
         raise KernelUnavailableError(f'no {kernels} kernels here: {status}. Use kernels="auto" or "reference".')
     return kernels
 
 
-def topk_affinity(
+def backend_for(
     query: Tensor,
-    context: Tensor,
+    *,
+    top_k: int,
+    radius: int | None,
+    neighborhood: str,
+    free_frames: int,
+    keep_ties: bool,
+    kernels: Kernels,
+) -> str:
+    """Return the name of the backend that serves a call.
+
+    Raises:
+        ValueError: there is no such backend.
+        KernelUnavailableError: the backend asked for cannot run here, or not with these arguments.
+    """
+    wish = choose_kernels(kernels)
+    for name in _MODULES if wish == "auto" else [wish]:
+        backend = _backend(name)
+        if wish == "auto" and backend.status() != "available":
+            continue
+        reason = backend.refusal(
+            query,
+            top_k=top_k,
+            radius=radius,
+            neighborhood=neighborhood,
+            free_frames=free_frames,
+            keep_ties=keep_ties,
+        )
+        if reason is None:
+            return name
+        if wish != "auto":
+            raise KernelUnavailableError(
+                f'the {name} kernels cannot serve this call: {reason}. Use kernels="auto" or "reference".'
+            )
+    return "reference"  # not reached: the reference is in the list and refuses nothing
+
+
+def topk_affinity(
+    query: FrameFeatures,
+    context: Sequence[FrameFeatures],
     *,
     top_k: int,
     temperature: float,
@@ -54,15 +173,14 @@ def topk_affinity(
     keep_ties: bool,
     kernels: Kernels,
 ) -> tuple[Tensor, Tensor]:
-    """Run the chosen backend; arguments as in :func:`siammae.kernels.reference.topk_affinity`."""
-    choose_kernels(kernels)
-    return reference.topk_affinity(
-        query,
-        context,
-        top_k=top_k,
-        temperature=temperature,
-        radius=radius,
-        neighborhood=neighborhood,
-        free_frames=free_frames,
-        keep_ties=keep_ties,
-    )
+    """Run the backend that serves the call; arguments as in :func:`siammae.kernels.reference.topk_affinity`."""
+    rules: dict[str, Any] = {
+        "top_k": top_k,
+        "radius": radius,
+        "neighborhood": neighborhood,
+        "free_frames": free_frames,
+        "keep_ties": keep_ties,
+    }
+    name = backend_for(query.tensor, **rules, kernels=kernels)
+    frames = [frame.form(name) for frame in context]
+    return _backend(name).topk_affinity(query.tensor, frames, temperature=temperature, **rules)

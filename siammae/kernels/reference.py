@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,9 +12,30 @@ _CHUNK_SCORES = 1 << 21
 _MINUS_INFINITY = -0x7F800001  # the upper half of a packed score of -inf
 
 
+def status() -> str:
+    """Return ``"available"``: it runs wherever PyTorch does."""
+    return "available"
+
+
+def detail() -> str:
+    """Return nothing: it is the same on every machine."""
+    return ""
+
+
+def refusal(
+    query: Tensor, *, top_k: int, radius: int | None, neighborhood: str, free_frames: int, keep_ties: bool
+) -> None:
+    """Refuse nothing."""
+
+
+def prepare(features: Tensor) -> Tensor:
+    """Return a context frame as it is."""
+    return features
+
+
 def topk_affinity(
     query: Tensor,
-    context: Tensor,
+    context: Sequence[Tensor],
     *,
     top_k: int,
     temperature: float,
@@ -27,7 +48,7 @@ def topk_affinity(
 
     Args:
         query: ``(C, h, w)``, unit length over C.
-        context: ``(M, C, h, w)``, unit length over C.
+        context: M frames ``(C, h, w)``, unit length over C.
         top_k: neighbours kept.
         temperature: divisor of the similarity before the softmax.
         radius: of the window in patches; None looks everywhere.
@@ -41,7 +62,7 @@ def topk_affinity(
         the window holds fewer than k patches, the rest of the row has weight 0.
     """
     h = query.shape[1]
-    free = context.shape[0] if radius is None else min(free_frames, context.shape[0])
+    free = len(context) if radius is None else min(free_frames, len(context))
     chunks = [
         _best(packed, top_k, temperature, keep_ties)
         for packed in _packed_scores(query, context, radius, neighborhood, free)
@@ -53,10 +74,10 @@ def topk_affinity(
 
 
 def _packed_scores(
-    query: Tensor, context: Tensor, radius: int | None, neighborhood: str, free: int
+    query: Tensor, context: Sequence[Tensor], radius: int | None, neighborhood: str, free: int
 ) -> Iterator[Tensor]:
     """Yield the similarities of a few query rows with all their candidates, packed with the candidates' indices."""
-    (channels, h, w), frames = query.shape, context.shape[0]
+    (channels, h, w), frames = query.shape, len(context)
     reach = h if radius is None else radius
     # At most 2 * reach + 1 query rows at once: they see at most 4 * reach + 1 rows of a frame.
     row_cost = w * w * (free * h + (frames - free) * min(h, 4 * reach + 1))
@@ -68,17 +89,18 @@ def _packed_scores(
         q = query[:, top:bottom].reshape(channels, -1).T.float()  # (Q, C)
         parts = []
         if free:
-            parts.append(_pack(_similarity(q, context[:free]), index[:free]))
+            parts.append(_pack(_similarity(q, context[:free], 0, h), index[:free]))
         if free < frames:
-            scores = _similarity(q, context[free:, :, low:high])  # (Q, frames-free, rows*w)
+            scores = _similarity(q, context[free:], low, high)  # (Q, frames-free, rows*w)
             inside = _window(top, bottom, low, high, w, reach, neighborhood).to(q.device)  # (Q, rows*w)
             parts.append(_pack(scores.masked_fill(~inside[:, None], -torch.inf), index[free:, low:high]))
         yield torch.cat(parts, dim=1)
 
 
-def _similarity(q: Tensor, context: Tensor) -> Tensor:
-    """Multiply ``(Q, C)`` with ``(F, C, rows, w)`` to ``(Q, F, rows*w)``."""
-    return torch.matmul(q, context.flatten(2).float()).transpose(0, 1)
+def _similarity(q: Tensor, context: Sequence[Tensor], low: int, high: int) -> Tensor:
+    """Multiply ``(Q, C)`` with rows ``low:high`` of F frames to ``(Q, F, rows*w)``."""
+    rows = torch.stack([frame[:, low:high].flatten(1) for frame in context])  # (F, C, rows*w)
+    return torch.matmul(q, rows.float()).transpose(0, 1)
 
 
 def _window(top: int, bottom: int, low: int, high: int, w: int, radius: int, neighborhood: str) -> Tensor:
