@@ -1,9 +1,14 @@
-"""What the network is trained on: the l2 error of hidden patches."""
+"""What the network is trained on: the l2 error of hidden patches, and the matching of patches that show the same."""
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+_GROUP_PATCHES = 6144  # patches told apart at once: their similarities fill 150 MB
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
@@ -56,3 +61,46 @@ def masked_patch_loss(prediction: Tensor, target: Tensor, hidden: Tensor, *, nor
         target = (target - mean) / (variance + 1e-6).sqrt()
     error = (prediction.float() - target).square().mean(dim=-1)  # (B, N)
     return (error * hidden).sum() / hidden.sum()
+
+
+def matching_loss(past: Tensor, future: Tensor, places: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """Cross-entropy of finding every future patch among the past ones by the cosine of their features.
+
+    The right answer is known where both frames are crops of one picture: it lies between four past patches, which
+    share the target bilinearly. All past patches of some dozens of pairs are candidates.
+
+    Args:
+        past: features ``(B, h*w, C)`` of the past frames, float.
+        future: features ``(B, h*w, C)`` of the future frames.
+        places: ``(B, h*w, 2)`` x, y of each future patch's centre in past patches, where patch ``i`` has its centre at
+            ``i``; outside the grid or NaN = not visible there.
+        temperature: divisor of the cosine, > 0.
+
+    Returns:
+        The mean over all visible patches, a float32 scalar; 0 where none is visible.
+    """
+    if not len(past):
+        return past.float().sum() + future.float().sum()  # 0, and still a function of both
+    side = math.isqrt(past.shape[1])
+    past, future = F.normalize(past.float(), dim=-1), F.normalize(future.float(), dim=-1)
+    group = max(1, _GROUP_PATCHES // past.shape[1])
+    parts = zip(*(torch.split(part, group) for part in (past, future, places)), strict=True)
+    sums = torch.stack([_matching_sum(p, f, where, side, temperature) for p, f, where in parts]).sum(dim=0)
+    return sums[0] / sums[1].clamp_min(1)
+
+
+def _matching_sum(past: Tensor, future: Tensor, places: Tensor, side: int, temperature: float) -> Tensor:
+    """Return the summed cross-entropy and the number of visible patches, ``(2,)``."""
+    batch, patches = past.shape[:2]
+    visible = ((places >= -0.5) & (places <= side - 0.5)).all(dim=-1).reshape(-1)  # False for NaN
+    logits = future.flatten(0, 1) @ past.flatten(0, 1).T / temperature
+    places = places.nan_to_num().clamp(0, side - 1)
+    corner = places.floor().clamp(max=max(0, side - 2))
+    share = places - corner  # (B, h*w, 2)
+    first = (corner[..., 1] * side + corner[..., 0]).long() + patches * torch.arange(batch, device=past.device)[:, None]
+    right = torch.zeros(len(logits), device=logits.device)
+    for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)) if side > 1 else ((0, 0),):
+        weight = (share[..., 1] if dy else 1 - share[..., 1]) * (share[..., 0] if dx else 1 - share[..., 0])
+        right = right + weight.reshape(-1) * logits.gather(1, (first + dy * side + dx).reshape(-1, 1))[:, 0]
+    errors = (logits.logsumexp(dim=1) - right).masked_fill(~visible, 0.0)
+    return torch.stack([errors.sum(), visible.sum().to(errors.dtype)])

@@ -17,7 +17,7 @@ from siammae.errors import CheckpointError
 from siammae.features import extract_features, normalize
 from siammae.frames import PathLike, VideoSource
 from siammae.hub import DEFAULT_WEIGHTS
-from siammae.loss import masked_patch_loss, patchify
+from siammae.loss import masked_patch_loss, matching_loss, patchify
 from siammae.masking import hidden_mask, random_kept
 from siammae.vit import Decoder, Encoder, sincos_position
 from siammae.whitening import Whitening
@@ -29,6 +29,7 @@ class PretrainOutput(NamedTuple):
     loss: Tensor  # ()
     prediction: Tensor  # (B, N, P*P*3)
     mask: Tensor  # (B, N) bool, True = hidden
+    matching_loss: Tensor | None = None  # (), where places were given
 
 
 def _decoder(config: ModelConfig) -> Decoder | CropMAEDecoder | None:
@@ -214,7 +215,14 @@ class SiamMAE(nn.Module):
         self.config = self.config.replace(whitened=False)
 
     def forward(
-        self, past: Tensor, future: Tensor, *, mask_ratio: float = 0.95, generator: torch.Generator | None = None
+        self,
+        past: Tensor,
+        future: Tensor,
+        *,
+        mask_ratio: float = 0.95,
+        generator: torch.Generator | None = None,
+        places: Tensor | None = None,
+        match_temperature: float = 0.1,
     ) -> PretrainOutput:
         """Predict the hidden patches of ``future`` from ``past``.
 
@@ -223,12 +231,17 @@ class SiamMAE(nn.Module):
             future: the same shape.
             mask_ratio: part of the future frame's patches that is hidden.
             generator: source of the mask, on the CPU; None = torch's global one.
+            places: where each future patch lies in the past frame, ``(B, h*w, 2)``, as ``siammae.loss.matching_loss``
+                takes it; NaN for pairs of which it is not known. None = no matching loss.
+            match_temperature: of the matching loss.
 
         Returns:
-            The loss, the predicted patches (normalised as the loss sees them) and the mask.
+            The loss, the predicted patches (normalised as the loss sees them), the mask, and with ``places`` the
+            matching loss of the two whole frames.
 
         Raises:
-            ValueError: shapes differ or do not divide into patches, or pixels are integers other than uint8.
+            ValueError: shapes differ or do not divide into patches, pixels are integers other than uint8, or ``places``
+                come with frames that are not square or with a joint encoder.
             RuntimeError: the network has no decoder.
         """
         if self.decoder is None:
@@ -242,13 +255,28 @@ class SiamMAE(nn.Module):
         patches = grid[0] * grid[1]
         kept = random_kept(len(past), patches, mask_ratio, generator=generator, device=self.device)
         future_tokens = self.encoder.embed(future)
-        places = kept[:, :, None].expand(-1, -1, future_tokens.shape[2])
-        past_latent, future_latent = self._encode_pair(self.encoder.embed(past), future_tokens.gather(1, places))
+        visible = future_tokens.gather(1, kept[:, :, None].expand(-1, -1, future_tokens.shape[2]))
+        past_latent, future_latent = self._encode_pair(self.encoder.embed(past), visible)
         prediction = self.decoder(past_latent, future_latent, kept, grid)
         mask = hidden_mask(kept, patches)
         target = patchify(future, self.patch_size)
         loss = masked_patch_loss(prediction, target, mask, norm_pix=self.config.norm_pix_loss)
-        return PretrainOutput(loss, prediction, mask)
+        if places is None:
+            return PretrainOutput(loss, prediction, mask)
+        matching = self._match(past_latent, future_tokens, places, grid, match_temperature)
+        return PretrainOutput(loss, prediction, mask, matching)
+
+    def _match(
+        self, past_latent: Tensor, future_tokens: Tensor, places: Tensor, grid: tuple[int, int], temperature: float
+    ) -> Tensor:
+        if self.frame_embed is not None or grid[0] != grid[1] or places.shape != (len(past_latent), grid[0] ** 2, 2):
+            raise ValueError(
+                f"places are {tuple(places.shape)} for a grid of {grid} and a {self.config.encoder} encoder: they must "
+                "be (B, h*w, 2), the frames square and the encoder siamese."
+            )
+        known = places.isfinite().flatten(1).all(dim=1)  # (B,)
+        future_latent = self.encoder(future_tokens[known])
+        return matching_loss(past_latent[known, 1:], future_latent[:, 1:], places[known], temperature=temperature)
 
     def _check_pair(self, past: Tensor, future: Tensor) -> tuple[int, int]:
         p = self.patch_size

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from siammae.loss import masked_patch_loss, patchify, unpatchify
+from siammae import loss
+from siammae.loss import masked_patch_loss, matching_loss, patchify, unpatchify
 
 GRIDS = [((2, 3, 24, 40), 8), ((1, 3, 7, 13), 1), ((3, 3, 6, 6), 6), ((2, 3, 10, 5), 5)]
 
@@ -69,3 +70,47 @@ def test_masked_patch_loss_of_the_normalised_target_is_zero():
     hidden = torch.ones(1, 4, dtype=torch.bool)
     assert masked_patch_loss((target - mean) / (variance + 1e-6).sqrt(), target, hidden) == 0
     assert masked_patch_loss(target, target, hidden, norm_pix=False) == 0
+
+
+def plain_matching(past, future, places, side, temperature):
+    """The definition in float64, patch by patch: each bilinear neighbour is a class with its share."""
+    unit = [features / np.linalg.norm(features, axis=-1, keepdims=True) for features in (past, future)]
+    errors = []
+    for b, n in np.ndindex(*places.shape[:2]):
+        x, y = places[b, n]
+        if not (-0.5 <= x <= side - 0.5 and -0.5 <= y <= side - 0.5):
+            continue
+        logits = np.einsum("pqc,c->pq", unit[0], unit[1][b, n]) / temperature
+        errors.append(np.log(np.exp(logits).sum()))
+        for i in range(side):
+            for j in range(side):
+                share = max(0, 1 - abs(min(max(x, 0), side - 1) - j)) * max(0, 1 - abs(min(max(y, 0), side - 1) - i))
+                errors[-1] -= share * logits[b, i * side + j]
+    return np.mean(errors)
+
+
+@pytest.mark.parametrize(("batch", "side", "temperature"), [(3, 4, 0.1), (2, 3, 1.0), (4, 2, 0.5), (2, 1, 0.2)])
+def test_matching_loss_equals_its_definition(batch, side, temperature):
+    past, future = noise(batch, side**2, 5, seed=1) - 0.5, noise(batch, side**2, 5, seed=2) - 0.5
+    places = noise(batch, side**2, 2, seed=3) * (side + 1) - 1  # some lie outside
+    places[0, 0] = torch.tensor([side - 0.5, -0.5])
+    places[-1, 0] = torch.nan
+    wanted = plain_matching(*(part.double().numpy() for part in (past, future, places)), side, temperature)
+    assert matching_loss(past, future, places, temperature=temperature).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_matching_loss_in_groups_tells_patches_apart_within_each(monkeypatch):
+    past, future, places = noise(5, 4, 6, seed=1), noise(5, 4, 6, seed=2), noise(5, 4, 2, seed=3)
+    monkeypatch.setattr(loss, "_GROUP_PATCHES", 8)  # two pairs a group
+    parts = [matching_loss(past[i : i + 2], future[i : i + 2], places[i : i + 2]).item() for i in (0, 2, 4)]
+    wanted = (2 * parts[0] + 2 * parts[1] + parts[2]) / 5
+    assert matching_loss(past, future, places).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_matching_loss_is_small_where_right_patches_are_alike_and_zero_where_none_is_visible():
+    features = torch.eye(8).reshape(2, 4, 8)
+    right = torch.tensor([[0.0, 0], [1, 0], [0, 1], [1, 1]]).expand(2, -1, -1)
+    assert matching_loss(features, features, right, temperature=0.05) < 1e-6
+    assert matching_loss(features, features, right.flip(1), temperature=0.05) > 10
+    assert matching_loss(features, features, torch.full_like(right, torch.nan)) == 0
+    assert matching_loss(features[:0], features[:0], right[:0]) == 0

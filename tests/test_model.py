@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from siammae.loss import matching_loss
 from siammae.model import SiamMAE
 from tests.helpers import moving_square, ramp_weights, tiny_config, tiny_model
 
@@ -63,6 +64,31 @@ def test_prediction_depends_on_past_and_visible_future_but_not_on_hidden_patches
     assert torch.equal(predict(past, torch.where(hidden, 0.5, future)).prediction, output.prediction)
     assert not torch.allclose(predict(past, torch.where(hidden, future, 0.5)).prediction, output.prediction, atol=1e-4)
     assert not torch.allclose(predict(past.flip(3), future).prediction, output.prediction, atol=1e-4)
+
+
+def test_forward_with_places_adds_the_matching_loss_of_the_pairs_that_have_them():
+    model = tiny_model()
+    past, future = pair(3, dtype=torch.float32)
+    n = model.config.grid_size**2
+    places = 3 * torch.rand(3, n, 2, generator=torch.Generator().manual_seed(3))
+    places[1] = torch.nan
+    mask = {"mask_ratio": 0.75, "generator": torch.Generator().manual_seed(0)}
+    output = model(past, future, places=places, match_temperature=0.3, **mask)
+    features = [model.extract(frames, batch_size=3).flatten(2).transpose(1, 2) for frames in (past, future)]
+    wanted = matching_loss(*(part[[0, 2]] for part in features), places[[0, 2]], temperature=0.3)
+    assert output.matching_loss.item() == pytest.approx(wanted.item(), rel=1e-4)
+    output.matching_loss.backward()
+    assert all(weight.grad is not None for weight in model.encoder.blocks.parameters())
+    mask["generator"].manual_seed(0)
+    assert model(past, future, **mask).loss == output.loss
+    assert model(past, future, **mask).matching_loss is None
+
+
+def test_forward_with_places_of_another_shape_or_a_joint_encoder_is_refused():
+    frames, _ = pair()
+    for model, shape in ((tiny_model(), (2, 5, 2)), (tiny_model(encoder="joint"), (2, 16, 2))):
+        with pytest.raises(ValueError, match=r"places are .*: they must be \(B, h\*w, 2\), the frames square"):
+            model(frames, frames, places=torch.zeros(shape))
 
 
 def test_forward_of_uint8_and_float_pixels_agree():

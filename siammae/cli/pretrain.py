@@ -18,7 +18,7 @@ _EXAMPLES = """examples:
   siammae propagate clip.mp4 --mask first.png -o masks --model run/model"""
 _MODEL_FIELDS = ("patch_size", "image_size", "encoder", "decoder", "decoder_dim", "decoder_depth", "decoder_heads")
 _CHOICES = {"encoder": ("siamese", "joint"), "decoder": ("cross-self", "cross", "joint"), "precision": ("bf16", "fp32")}
-_TYPES_OF_OPTIONAL = {"short_side": int, "init": str}  # their default None does not tell
+_TYPES_OF_OPTIONAL = {"short_side": int, "clip_grad": float, "init": str}  # their default None does not tell
 
 
 def add_parser(commands: Commands) -> None:

@@ -29,6 +29,13 @@ class PretrainConfig(Settings):
         still_share: part of the pairs made from one frame, the future being a crop inside the past's crop, instead of
             two frames by one crop (CropMAE's global-to-local pairs).
         still_scale: part of the past crop's area that the future crop of such a pair covers, least and largest.
+        still_gap: the future crop of a still pair may come from a frame up to this many frames away.
+        still_rotation: the future crop of a still pair is turned by up to this many degrees either way.
+        color_jitter: strength in [0, 1) of random changes of brightness, contrast and colour, drawn for each of the
+            two frames of a pair of its own.
+        match_weight: weight of the matching loss on still pairs, where it is known which patch shows what (see
+            ``siammae.loss.matching_loss``). 0 = the paper's loss alone.
+        match_temperature: of the matching loss.
         init: weights to begin with, as for ``SiamMAE.from_pretrained``; their network must be ``model``'s. None =
             random weights.
         short_side: frames are shrunk to this short side when read; None keeps them.
@@ -39,6 +46,7 @@ class PretrainConfig(Settings):
         base_lr: learning rate for a batch of 256 pairs; scaled by ``batch_size / 256``.
         weight_decay: of AdamW, on matrices only.
         betas: decay rates of AdamW's two running averages.
+        clip_grad: longest gradient (l2 norm over all weights); longer ones are shortened to it. None = any length.
         precision: ``"bf16"`` = bfloat16 autocast, ``"fp32"``.
         workers: processes that read ahead; 0 reads in the training process.
         checkpoint_every: optimiser steps between saved states.
@@ -48,7 +56,8 @@ class PretrainConfig(Settings):
         ValueError: a field is out of range.
 
     Source:
-        Gupta et al. 2023, table 4a; still_share is ours (CropMAE's idea as a part of the diet).
+        Gupta et al. 2023, table 4a; still pairs are CropMAE's idea as a part of the diet, the matching loss is
+        ours.
     """
 
     videos: str
@@ -62,6 +71,11 @@ class PretrainConfig(Settings):
     flip: float = 0.5
     still_share: float = 0.0
     still_scale: tuple[float, float] = (0.35, 1.0)
+    still_gap: int = 0
+    still_rotation: float = 0.0
+    color_jitter: float = 0.0
+    match_weight: float = 0.0
+    match_temperature: float = 0.1
     init: str | None = None
     short_side: int | None = None
     cache_mb: int = 0
@@ -71,6 +85,7 @@ class PretrainConfig(Settings):
     base_lr: float = 1.5e-4
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
+    clip_grad: float | None = None
     precision: Literal["bf16", "fp32"] = "bf16"
     workers: int = 0
     checkpoint_every: int = 500
@@ -98,6 +113,12 @@ class PretrainConfig(Settings):
         multiple = f"a multiple of samples_per_video = {self.samples_per_video}"
         check(self.batch_size % self.samples_per_video == 0, "batch_size", self.batch_size, multiple)
         check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers in [0, 1)")
-        for field in ("cache_mb", "warmup_epochs", "workers", "weight_decay", "base_lr"):
+        check(0 <= self.still_rotation <= 180, "still_rotation", self.still_rotation, "0 to 180 degrees")
+        check(0 <= self.color_jitter < 1, "color_jitter", self.color_jitter, "in [0, 1)")
+        check(self.match_temperature > 0, "match_temperature", self.match_temperature, "above 0")
+        matching = self.match_weight == 0 or (self.still_share > 0 and self.model.encoder == "siamese")
+        check(matching, "match_weight", self.match_weight, "0 without still pairs or with a joint encoder")
+        check(self.clip_grad is None or self.clip_grad > 0, "clip_grad", self.clip_grad, "above 0, or None")
+        for field in ("cache_mb", "warmup_epochs", "workers", "weight_decay", "base_lr", "still_gap", "match_weight"):
             check(getattr(self, field) >= 0, field, getattr(self, field), "at least 0")
         check_choice("precision", self.precision, ("bf16", "fp32"))

@@ -7,7 +7,7 @@ leaves this package. In the order of the data: ``files`` (video and image files)
 
 from siammae.frames.files import PathLike
 from siammae.frames.reading import VideoSource, count_frames, frame_rate, read_frames
-from siammae.frames.rgb import FrameSource, resize_frame, to_rgb
+from siammae.frames.rgb import FrameSource, resize_frame, to_rgb, turned_crop
 from siammae.frames.writing import VideoWriter, write_image
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "read_frames",
     "resize_frame",
     "to_rgb",
+    "turned_crop",
     "write_image",
 ]

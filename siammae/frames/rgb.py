@@ -1,7 +1,8 @@
-"""One frame: to RGB uint8 ``(H, W, 3)``, and to another size."""
+"""One frame: to RGB uint8 ``(H, W, 3)``, to another size, and a turned part of it."""
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -80,6 +81,35 @@ def _scale(frame: NDArray[np.uint8], size: tuple[int, int], *, averaged: bool) -
 
     rule = cv2.INTER_AREA if averaged else cv2.INTER_LINEAR
     return cv2.resize(frame, (size[1], size[0]), interpolation=rule).astype(np.uint8, copy=False)
+
+
+def turned_crop(
+    frame: NDArray[np.uint8], box: tuple[int, int, int, int], size: tuple[int, int], *, degrees: float
+) -> NDArray[np.uint8]:
+    """Cut a box that is turned about its centre, and resize it.
+
+    Args:
+        frame: ``(H, W, 3)``.
+        box: top, left, height and width before the turn, in pixels.
+        size: ``(H, W)`` of the result.
+        degrees: of the turn, clockwise as seen. What lies outside the frame is its mirror image.
+
+    Returns:
+        ``(*size, 3)`` uint8; bilinear samples twice as dense as the result, averaged.
+    """
+    import cv2
+
+    top, left, height, width = box
+    turn, fine = math.radians(degrees), (2 * size[0], 2 * size[1])
+    turned = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    to_frame = np.empty((2, 3))  # from x, y of the result to x, y of the frame, pixel centres at whole numbers
+    to_frame[:, :2] = turned * (width / fine[1], height / fine[0])
+    centre = np.array([left + width / 2 - 0.5, top + height / 2 - 0.5])
+    to_frame[:, 2] = centre - to_frame[:, :2] @ np.array([fine[1] / 2 - 0.5, fine[0] / 2 - 0.5])
+    dense = cv2.warpAffine(
+        frame, to_frame, fine[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101
+    )
+    return _scale(dense.astype(np.uint8, copy=False), size, averaged=True)
 
 
 def check_layout(frames: NDArray[np.uint8] | Tensor, name: str, wanted: str) -> None:

@@ -8,19 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from siammae.config import PretrainConfig
 from siammae.errors import VideoReadError
 from siammae.frames import PathLike, count_frames, read_frames, resize_frame
+from siammae.pretraining.crops import Pairs, collate, crop_pair
 
 logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv")
-Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 def find_videos(source: PathLike) -> list[Path]:
@@ -72,23 +70,7 @@ def draw_frames(rng: np.random.Generator, count: int, gap: tuple[int, int]) -> t
     return past, past + distance
 
 
-def draw_crop(
-    rng: np.random.Generator, size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
-) -> Box:
-    """Draw a crop as torchvision's RandomResizedCrop: uniform area, log-uniform aspect; centred after ten tries."""
-    height, width = size
-    for _ in range(10):
-        area = height * width * rng.uniform(*scale)
-        aspect = float(np.exp(rng.uniform(*np.log(ratio))))
-        h, w = round((area / aspect) ** 0.5), round((area * aspect) ** 0.5)
-        if 0 < h <= height and 0 < w <= width:
-            return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
-    h = min(height, round(width / ratio[0]))
-    w = min(width, round(height * ratio[1]))
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
-class VideoPairs(Dataset[Tensor]):
+class VideoPairs(Dataset[Pairs]):
     """Samples of an endless, reproducible stream of pairs.
 
     The stream visits all videos in a new order each epoch. What a position holds depends on the configuration and the
@@ -110,14 +92,14 @@ class VideoPairs(Dataset[Tensor]):
         self._cached_bytes = 0
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
-    def __getitem__(self, position: int) -> Tensor:
+    def __getitem__(self, position: int) -> Pairs:
         """Return all pairs drawn from one video.
 
         Args:
             position: place in the stream, from 0; ``position // len(videos)`` is the epoch.
 
         Returns:
-            ``(samples_per_video, 2, 3, S, S)`` uint8 RGB; index 0 of the second axis is the past frame.
+            ``samples_per_video`` pairs.
 
         Raises:
             ValueError: no video could be read at all.
@@ -142,25 +124,27 @@ class VideoPairs(Dataset[Tensor]):
         """Videos of which wanted frames could not be read so far, by this process."""
         return [self.videos[index] for index in sorted(self._broken)]
 
-    def _pairs(self, video: int, rng: np.random.Generator) -> Tensor:
+    def _pairs(self, video: int, rng: np.random.Generator) -> Pairs:
         if video not in self._declared:
             self._declared[video] = count_frames(self.videos[video]) or 0
         declared = self._declared[video]
         pairs = []
         for _ in range(self.config.samples_per_video):
-            past, future = self._frames(video, declared, rng)
-            pairs.append(self._crop_pair(past, future, rng))
-        return torch.from_numpy(np.stack(pairs))
+            still = bool(rng.random() < self.config.still_share)
+            past, future = self._frames(video, declared, rng, (0, self.config.still_gap) if still else None)
+            pairs.append(crop_pair(past, future, self.config, rng, still=still))
+        return collate(pairs)
 
     def _frames(
-        self, video: int, declared: int, rng: np.random.Generator
+        self, video: int, declared: int, rng: np.random.Generator, still_gap: tuple[int, int] | None
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Draw by the declared frame count; containers may lie, then draw again by the true one.
 
         The first draw never uses what was learnt before, so that the result does not depend on history.
         """
+        gap = still_gap or self.config.frame_gap
         if declared >= 2:
-            past, future = draw_frames(rng, declared, self.config.frame_gap)
+            past, future = draw_frames(rng, declared, gap)
             if future < self._lengths.get(video, declared):
                 try:
                     return self._read(video, past, future)
@@ -170,7 +154,7 @@ class VideoPairs(Dataset[Tensor]):
             self._lengths[video] = sum(1 for _ in read_frames(self.videos[video]))
         if (true := self._lengths[video]) < 2:
             raise ValueError(f"a pair needs 2 frames, the video has {true}.")
-        return self._read(video, *draw_frames(rng, true, self.config.frame_gap))
+        return self._read(video, *draw_frames(rng, true, gap))
 
     def _read(self, video: int, past: int, future: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return two frames; IndexError where the video ends before."""
@@ -180,10 +164,11 @@ class VideoPairs(Dataset[Tensor]):
                 raise VideoReadError(self._breaks[video], frame_index=len(clip))
             return clip[past], clip[future]
         try:
-            frames = list(read_frames(self.videos[video], start=past, stop=future + 1, step=future - past))
+            step = max(1, future - past)  # of one frame there is a single one
+            frames = list(read_frames(self.videos[video], start=past, stop=future + 1, step=step))
         except ValueError as error:  # the video ends before the past frame
             raise IndexError(str(error)) from error
-        return self._shrink(frames[0]), self._shrink(frames[1])
+        return self._shrink(frames[0]), self._shrink(frames[-1])
 
     def _cached_clip(self, video: int) -> list[NDArray[np.uint8]]:
         if video not in self._cache:
@@ -207,24 +192,3 @@ class VideoPairs(Dataset[Tensor]):
             return frame
         factor = short / min(height, width)
         return resize_frame(frame, (round(height * factor), round(width * factor)), interpolation="area")
-
-    def _crop_pair(
-        self, past: NDArray[np.uint8], future: NDArray[np.uint8], rng: np.random.Generator
-    ) -> NDArray[np.uint8]:
-        config, size = self.config, (past.shape[0], past.shape[1])
-        box = inner = draw_crop(rng, size, config.crop_scale, config.crop_ratio)
-        if rng.random() < config.still_share:
-            # One frame, a crop inside a crop: all that is hidden can be found, but never by its place alone.
-            past = future
-            top, left, height, width = draw_crop(rng, box[2:], config.still_scale, config.crop_ratio)
-            inner = (box[0] + top, box[1] + left, height, width)
-        flip = rng.random() < config.flip
-        return np.stack([self._crop(past, box, flip), self._crop(future, inner, flip)])
-
-    def _crop(self, frame: NDArray[np.uint8], box: Box, flip: bool) -> NDArray[np.uint8]:
-        top, left, height, width = box
-        side = self.config.model.image_size
-        patch = resize_frame(
-            np.ascontiguousarray(frame[top : top + height, left : left + width]), (side, side), interpolation="area"
-        )
-        return (patch[:, ::-1] if flip else patch).transpose(2, 0, 1)  # (3, S, S)

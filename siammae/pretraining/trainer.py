@@ -22,6 +22,7 @@ from siammae.config import PretrainConfig
 from siammae.frames import PathLike
 from siammae.model import SiamMAE
 from siammae.pretraining.checkpoint import LOG_FILE, STATE_FILE, claim_videos, cut_log, load_state, save_state
+from siammae.pretraining.crops import Pairs, collate
 from siammae.pretraining.pairs import VideoPairs, find_videos
 from siammae.pretraining.schedule import learning_rate, parameter_groups, total_steps
 from siammae.vit import set_fused_attention
@@ -73,10 +74,10 @@ def pretrain(
         log = _Log(output / LOG_FILE, bar, config)
         for pairs in _batches(videos, config, start, stop):
             rate = learning_rate(step, config, total)
-            loss = _train_step(model, optimizer, pairs.to(target), config, step, rate)
+            losses = _train_step(model, optimizer, Pairs(*(part.to(target) for part in pairs)), config, step, rate)
             step += 1
             stopping, pausing = request.received, step % config.checkpoint_every == 0
-            log.add(step, loss, rate, now=step == stop or stopping or pausing)  # nothing unchecked is ever saved
+            log.add(step, losses, rate, now=step == stop or stopping or pausing)  # nothing unchecked is ever saved
             if stopping:
                 break
             if pausing and step < stop:
@@ -112,14 +113,14 @@ def _build(config: PretrainConfig, device: torch.device, *, resumed: bool) -> tu
     return model, torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
 
 
-def _batches(videos: list[Path], config: PretrainConfig, start: int, stop: int) -> Iterator[Tensor]:
-    """Yield ``(B, 2, 3, S, S)`` uint8 for the steps from ``start`` to ``stop``."""
+def _batches(videos: list[Path], config: PretrainConfig, start: int, stop: int) -> Iterator[Pairs]:
+    """Yield a batch for each of the steps from ``start`` to ``stop``."""
     each = config.batch_size // config.samples_per_video  # videos in a batch
     yield from DataLoader(
         VideoPairs(videos, config),
         sampler=range(start * each, stop * each),
         batch_size=each,
-        collate_fn=torch.cat,
+        collate_fn=collate,
         num_workers=config.workers,
         worker_init_fn=_ignore_interrupts,
         generator=torch.Generator(),  # PyTorch's global one stays as it was
@@ -136,18 +137,31 @@ def _precision(config: PretrainConfig, device: torch.device) -> AbstractContextM
 
 
 def _train_step(
-    model: SiamMAE, optimizer: torch.optim.Optimizer, pairs: Tensor, config: PretrainConfig, step: int, rate: float
-) -> Tensor:
-    """Make one optimiser step; the mask depends on seed and step alone."""
+    model: SiamMAE, optimizer: torch.optim.Optimizer, pairs: Pairs, config: PretrainConfig, step: int, rate: float
+) -> dict[str, Tensor]:
+    """Make one optimiser step and return the losses; the mask depends on seed and step alone."""
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence((config.seed, step)).generate_state(1)[0]))
     for group in optimizer.param_groups:
         group["lr"] = rate
-    with _precision(config, pairs.device):
-        output = model(pairs[:, 0], pairs[:, 1], mask_ratio=config.mask_ratio, generator=generator)
-    output.loss.backward()
+    with _precision(config, pairs.frames.device):
+        output = model(
+            pairs.frames[:, 0],
+            pairs.frames[:, 1],
+            mask_ratio=config.mask_ratio,
+            generator=generator,
+            places=pairs.places if config.match_weight else None,
+            match_temperature=config.match_temperature,
+        )
+    losses = {"loss": output.loss}
+    if output.matching_loss is not None:
+        losses["matching_loss"] = output.matching_loss
+    total = output.loss if output.matching_loss is None else output.loss + config.match_weight * output.matching_loss
+    total.backward()
+    if config.clip_grad is not None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return output.loss.detach()  # type: ignore[no-any-return]
+    return {name: loss.detach() for name, loss in losses.items()}
 
 
 def _save(config: PretrainConfig, model: SiamMAE, optimizer: torch.optim.Optimizer, step: int) -> Path:
@@ -180,26 +194,32 @@ class _StopRequest:
 
 
 class _Log:
-    """Averages the loss over a few steps, shows it and appends it to ``log.jsonl``."""
+    """Averages the losses over a few steps, shows them and appends them to ``log.jsonl``."""
 
     def __init__(self, path: Path, bar: tqdm[Any], config: PretrainConfig) -> None:
         self._path, self._bar, self._batch = path, bar, config.batch_size
-        self._losses: list[Tensor] = []
+        self._losses: list[dict[str, Tensor]] = []
         self._since = time.perf_counter()
 
-    def add(self, step: int, loss: Tensor, rate: float, *, now: bool) -> None:
-        """Take one step's loss; its number is read only when a line is written, since reading waits for a GPU."""
-        self._losses.append(loss)
+    def add(self, step: int, losses: dict[str, Tensor], rate: float, *, now: bool) -> None:
+        """Take one step's losses; their numbers are read only when a line is written: reading waits for a GPU."""
+        self._losses.append(losses)
         self._bar.update()
         if step % _LOG_EVERY and not now:
             return
-        mean = torch.stack(self._losses).mean().item()
-        if not math.isfinite(mean):
-            raise FloatingPointError(f"the loss is {mean} at step {step}: lower base_lr (now {rate:.2e} is in use).")
+        means = {name: torch.stack([one[name] for one in self._losses]).mean().item() for name in losses}
+        for name, mean in means.items():
+            if not math.isfinite(mean):
+                what = name.replace("_", " ")
+                raise FloatingPointError(
+                    f"the {what} is {mean} at step {step}: lower base_lr (now {rate:.2e} is in use)."
+                )
         moment = time.perf_counter()
         speed = len(self._losses) * self._batch / (moment - self._since)
-        line = {"step": step, "loss": round(mean, 6), "lr": rate, "pairs_per_second": round(speed, 1)}
+        rounded = {name: round(mean, 6) for name, mean in means.items()}
+        line = {"step": step, **rounded, "lr": rate, "pairs_per_second": round(speed, 1)}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self._bar.set_postfix(loss=f"{mean:.3f}", pairs_per_s=f"{speed:.0f}")
+        shown = {name.removesuffix("_loss"): f"{mean:.3f}" for name, mean in means.items()}
+        self._bar.set_postfix(**shown, pairs_per_s=f"{speed:.0f}")
         self._losses, self._since = [], moment

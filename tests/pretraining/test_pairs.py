@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 from siammae.errors import VideoReadError
 from siammae.frames import read_frames
 from siammae.pretraining import pairs
-from siammae.pretraining.pairs import VideoPairs, draw_crop, draw_frames, find_videos
+from siammae.pretraining.crops import collate
+from siammae.pretraining.pairs import VideoPairs, draw_frames, find_videos
 from tests.helpers import write_video
 from tests.pretraining.runs import make_clips, run_config
 
@@ -73,25 +74,8 @@ def test_draw_frames_stays_in_the_video_and_covers_every_gap(count, gap, gaps):
     assert max(future for _, future in drawn) == count - 1
 
 
-@pytest.mark.parametrize("size", [(48, 64), (64, 48), (7, 13), (20, 200), (200, 20)], ids=str)
-def test_draw_crop_stays_in_the_frame_and_in_its_ranges(size):
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        top, left, height, width = draw_crop(rng, size, (0.5, 1.0), (3 / 4, 4 / 3))
-        assert 0 <= top <= size[0] - height
-        assert 0 <= left <= size[1] - width
-        assert (height - 0.5) * 3 / 4 - 0.5 <= width <= (height + 0.5) * 4 / 3 + 0.5
-        if max(size) < 2 * min(size):
-            assert (height + 0.5) * (width + 0.5) >= 0.5 * size[0] * size[1]
-
-
-@pytest.mark.parametrize(("size", "box"), [((20, 200), (0, 86, 20, 27)), ((200, 20), (86, 0, 27, 20))], ids=str)
-def test_draw_crop_where_no_draw_fits_is_centred(size, box):
-    assert draw_crop(np.random.default_rng(0), size, (1.0, 1.0), (3 / 4, 4 / 3)) == box
-
-
 def test_pairs_have_the_documented_shape_and_show_the_clip(clips):
-    sample = stream(clips, samples_per_video=3, batch_size=3)[0]
+    sample = stream(clips, samples_per_video=3, batch_size=3)[0].frames
     assert (sample.shape, sample.dtype) == ((3, 2, 3, 32, 32), torch.uint8)
     assert sample.float().std(dim=(2, 3, 4)).min() > 10
 
@@ -104,25 +88,39 @@ def frozen_clip(tmp_path_factory):
 
 
 def test_pair_of_equal_frames_is_equal_since_crop_and_flip_are_shared(frozen_clip):
-    samples = [stream(frozen_clip, flip=0.5)[position] for position in range(10)]
+    samples = [stream(frozen_clip, flip=0.5)[position].frames for position in range(10)]
     assert all(torch.equal(sample[:, 0], sample[:, 1]) for sample in samples)
     assert len({sample[0, 0].numpy().tobytes() for sample in samples}) == 10
 
 
 def test_still_pair_shows_one_frame_in_two_crops(frozen_clip):
-    samples = [stream(frozen_clip, still_share=1.0)[position] for position in range(10)]
+    samples = [stream(frozen_clip, still_share=1.0)[position].frames for position in range(10)]
     assert not any(torch.equal(sample[0, 0], sample[0, 1]) for sample in samples)
+
+
+def test_still_pair_may_take_its_crops_from_neighbouring_frames(clips, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        VideoPairs, "_read", lambda self, video, past, future: read.append((past, future)) or (FRAME,) * 2
+    )
+    for position in range(60):
+        stream(clips, still_share=1.0, still_gap=2, frame_gap=(4, 4))[position]
+    assert {future - past for past, future in read} == {0, 1, 2}
+    assert max(future for _, future in read) == 7
+
+
+FRAME = np.zeros((40, 48, 3), dtype=np.uint8)
 
 
 def test_flip_mirrors_both_frames(frozen_clip):
     whole = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.2, 1.2)}
-    plain, flipped = (stream(frozen_clip, flip=flip, **whole)[0] for flip in (0.0, 1.0))
+    plain, flipped = (stream(frozen_clip, flip=flip, **whole)[0].frames for flip in (0.0, 1.0))
     assert torch.equal(plain.flip(-1), flipped)
 
 
 def test_short_side_shrinks_frames_that_are_larger(frozen_clip):
-    assert torch.equal(stream(frozen_clip, short_side=40)[0], stream(frozen_clip)[0])
-    assert not torch.equal(stream(frozen_clip, short_side=20)[0], stream(frozen_clip)[0])
+    assert torch.equal(stream(frozen_clip, short_side=40)[0].frames, stream(frozen_clip)[0].frames)
+    assert not torch.equal(stream(frozen_clip, short_side=20)[0].frames, stream(frozen_clip)[0].frames)
     videos = stream(frozen_clip, short_side=20)
     frame = next(read_frames(videos.videos[0]))
     assert videos._shrink(frame).shape == (20, 24, 3)
@@ -143,18 +141,21 @@ POSITIONS = list(range(8))
 
 @pytest.mark.parametrize("fields", [{}, {"cache_mb": 64}, {"cache_mb": 1, "short_side": 36}], ids=str)
 def test_position_holds_the_same_whatever_was_read_before(clips, fields):
-    wanted = [stream(clips, **{**fields, "cache_mb": 0})[position] for position in POSITIONS]
+    wanted = [stream(clips, **{**fields, "cache_mb": 0})[position].frames for position in POSITIONS]
     backwards = stream(clips, **fields)
     for position in reversed(POSITIONS):
-        assert torch.equal(backwards[position], wanted[position])
+        assert torch.equal(backwards[position].frames, wanted[position])
     assert not torch.equal(wanted[0], wanted[1])
-    assert not torch.equal(stream(clips, seed=1)[0], wanted[0])
+    assert not torch.equal(stream(clips, seed=1)[0].frames, wanted[0])
 
 
 def test_workers_read_what_the_process_itself_reads(clips):
-    batches = [list(DataLoader(stream(clips), sampler=POSITIONS, batch_size=2, num_workers=n)) for n in (0, 2)]
+    batches = [
+        list(DataLoader(stream(clips), sampler=POSITIONS, batch_size=2, num_workers=n, collate_fn=collate))
+        for n in (0, 2)
+    ]
     assert len(batches[0]) == 4
-    assert all(torch.equal(one, other) for one, other in zip(*batches, strict=True))
+    assert all(torch.equal(one.frames, other.frames) for one, other in zip(*batches, strict=True))
 
 
 def test_cache_is_bounded_and_keeps_what_was_used_last(clips):
@@ -173,10 +174,10 @@ def test_cache_is_bounded_and_keeps_what_was_used_last(clips):
 def test_container_that_counts_too_many_frames_yields_the_same_with_and_without_history(clips, monkeypatch, cache_mb):
     monkeypatch.setattr(pairs, "count_frames", lambda _: 40)  # the clips have 8
     fields = {"frame_gap": (1, 6), "samples_per_video": 1}
-    wanted = [stream(clips, **fields)[position] for position in range(20)]
+    wanted = [stream(clips, **fields)[position].frames for position in range(20)]
     videos = stream(clips, cache_mb=cache_mb, **fields)
     for position in range(19, -1, -1):
-        assert torch.equal(videos[position], wanted[position])
+        assert torch.equal(videos[position].frames, wanted[position])
     assert videos.broken == []
 
 
@@ -193,10 +194,10 @@ def test_video_that_breaks_off_yields_the_same_with_and_without_history(clips, m
 
     monkeypatch.setattr(pairs, "read_frames", broken_at_4)
     fields = {"frame_gap": (1, 2), "samples_per_video": 1}
-    whole = [stream(clips, **fields)[position] for position in range(40)]
+    whole = [stream(clips, **fields)[position].frames for position in range(40)]
     videos = stream(clips, cache_mb=cache_mb, **fields)
     for position in range(39, -1, -1):
-        assert torch.equal(videos[position], whole[position])
+        assert torch.equal(videos[position].frames, whole[position])
     assert [video.name for video in videos.broken] == ["clip2.avi"]
 
 
@@ -206,7 +207,7 @@ def test_broken_videos_are_replaced_and_reported_once(tmp_path, caplog):
     write_video(tmp_path / "single.avi", next(iter(read_frames(folder / "clip0.avi")))[None])
     videos = stream(folder)
     with caplog.at_level(logging.WARNING):
-        samples = [videos[position] for position in range(12)]
+        samples = [videos[position].frames for position in range(12)]
     assert all(sample.shape == (2, 2, 3, 32, 32) for sample in samples)
     assert sorted(video.name for video in videos.broken) == ["noise.mp4", "single.avi"]
     reports = sorted(record.getMessage() for record in caplog.records)

@@ -221,6 +221,41 @@ def test_pretrain_with_progress_shows_loss_and_speed(clips, tmp_path, capsys):
     assert "pairs_per_s=" in shown
 
 
+MATCHING = {
+    "still_share": 0.5,
+    "still_gap": 1,
+    "still_rotation": 15.0,
+    "color_jitter": 0.2,
+    "match_weight": 1.0,
+    "clip_grad": 1.0,
+    "base_lr": 0.2,
+}
+
+
+def test_pretrain_with_matching_loss_logs_it_lowers_it_and_resumes_bit_identically(clips, tmp_path):
+    fields = {**MATCHING, "epochs": 30, "still_share": 1.0}
+    whole = pretrain(run_config(clips, tmp_path / "whole", **fields), device="cpu")
+    log = read_log(tmp_path / "whole")
+    assert log[-1]["matching_loss"] < 0.9 * log[0]["matching_loss"]
+    config = run_config(clips, tmp_path / "cut", **fields)
+    pretrain(config, device="cpu", max_steps=7)
+    assert same_weights(whole, pretrain(config, device="cpu", resume=tmp_path / "cut"))
+
+
+def test_pretrain_with_both_kinds_of_pairs_runs_and_progress_shows_the_matching_loss(clips, tmp_path, capsys):
+    pretrain(run_config(clips, tmp_path, **MATCHING), device="cpu", max_steps=3, progress=True)
+    assert "matching=" in capsys.readouterr().err
+
+
+def test_pretrain_with_clipped_gradients_makes_other_steps_only_where_they_are_longer(clips, tmp_path):
+    folders = [
+        pretrain(run_config(clips, tmp_path / str(limit), clip_grad=limit), device="cpu", max_steps=2)
+        for limit in (None, 1e6, 1e-3)
+    ]
+    assert same_weights(folders[0], folders[1])
+    assert not same_weights(folders[0], folders[2])
+
+
 def test_pretrain_from_given_weights_begins_with_them_and_drops_their_whitening(whole, clips, tmp_path):
     given = SiamMAE.from_pretrained(whole / "model")
     given.fit_whitening([frame for clip in find_videos(clips) for frame in read_frames(clip)])
