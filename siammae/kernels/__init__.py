@@ -17,7 +17,10 @@ from siammae.errors import KernelUnavailableError
 Kernels = Literal["auto", "triton", "native", "cpu", "reference"]
 ENVIRONMENT = "SIAMMAE_KERNELS"
 # Fastest first: "auto" takes the first one that runs here and does not refuse the call. The reference never does.
-_MODULES = {"reference": "siammae.kernels.reference"}
+_MODULES = {
+    "cpu": "siammae.kernels.cpu",
+    "reference": "siammae.kernels.reference",
+}
 
 
 class Backend(Protocol):

@@ -64,7 +64,7 @@ def topk_affinity(
     h = query.shape[1]
     free = len(context) if radius is None else min(free_frames, len(context))
     chunks = [
-        _best(packed, top_k, temperature, keep_ties)
+        _weights(packed, top_k, temperature, keep_ties)
         for packed in _packed_scores(query, context, radius, neighborhood, free)
     ]
     width = max(weights.shape[1] for weights, _ in chunks)  # rows near an edge may have fewer candidates
@@ -89,11 +89,12 @@ def _packed_scores(
         q = query[:, top:bottom].reshape(channels, -1).T.float()  # (Q, C)
         parts = []
         if free:
-            parts.append(_pack(_similarity(q, context[:free], 0, h), index[:free]))
+            parts.append(pack(_similarity(q, context[:free], 0, h), index[:free].flatten(1)).flatten(1))
         if free < frames:
             scores = _similarity(q, context[free:], low, high)  # (Q, frames-free, rows*w)
             inside = _window(top, bottom, low, high, w, reach, neighborhood).to(q.device)  # (Q, rows*w)
-            parts.append(_pack(scores.masked_fill(~inside[:, None], -torch.inf), index[free:, low:high]))
+            scores = scores.masked_fill(~inside[:, None], -torch.inf)
+            parts.append(pack(scores, index[free:, low:high].flatten(1)).flatten(1))
         yield torch.cat(parts, dim=1)
 
 
@@ -115,35 +116,40 @@ def _window(top: int, bottom: int, low: int, high: int, w: int, radius: int, nei
     return inside.reshape((bottom - top) * w, (high - low) * w)
 
 
-def _pack(scores: Tensor, index: Tensor) -> Tensor:
-    """Join score and index ``(Q, F, n)`` in one int64 ``(Q, F*n)`` whose order is: higher score, then smaller index.
+def pack(scores: Tensor, index: Tensor) -> Tensor:
+    """Join scores and indices, of shapes that broadcast, in int64 whose order is: higher score, then smaller index.
 
     A float32's bits, read as int32, order like the float once the lower 31 bits of negative ones are flipped.
     """
-    flat = scores.reshape(len(scores), -1) + 0.0  # turns -0.0 into 0.0, which is equal but has other bits
-    bits = flat.view(torch.int32)
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0, which is equal but has other bits
     ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(torch.int64)
-    return (ordered << 32) | (0xFFFFFFFF - index.reshape(1, -1))
+    return (ordered << 32) | (0xFFFFFFFF - index)
 
 
-def _unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
+def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the scores and indices that :func:`pack` joined."""
     ordered = (packed >> 32).to(torch.int32)
     scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
     return scores, 0xFFFFFFFF - (packed & 0xFFFFFFFF)
 
 
-def _best(packed: Tensor, top_k: int, temperature: float, keep_ties: bool) -> tuple[Tensor, Tensor]:
-    """Keep the best of each row and turn their similarities into weights."""
+def best(packed: Tensor, top_k: int, keep_ties: bool) -> tuple[Tensor, Tensor]:
+    """Return the best scores of each row and their indices, best first; -inf stands for no candidate."""
     k = min(top_k, packed.shape[1])
-    best = packed.topk(k, dim=1).values
-    scores, indices = _unpack(best)
+    chosen = packed.topk(k, dim=1).values
+    scores, indices = unpack(chosen)
     if keep_ties:
         threshold = scores[:, -1:]
         # Patches outside a small window tie at -inf: they have no weight, and there are many.
-        bar = (best[:, -1:] >> 32).clamp_min(_MINUS_INFINITY + 1)
+        bar = (chosen[:, -1:] >> 32).clamp_min(_MINUS_INFINITY + 1)
         tied = max(k, int(((packed >> 32) >= bar).sum(dim=1).max()))
-        scores, indices = _unpack(packed.topk(tied, dim=1).values)
+        scores, indices = unpack(packed.topk(tied, dim=1).values)
         scores = scores.masked_fill(scores < threshold, -torch.inf)
+    return scores, indices
+
+
+def _weights(packed: Tensor, top_k: int, temperature: float, keep_ties: bool) -> tuple[Tensor, Tensor]:
+    scores, indices = best(packed, top_k, keep_ties)
     return torch.softmax(scores / temperature, dim=1), indices
 
 

@@ -24,9 +24,9 @@ def affinity(query, context, **changes):
 def test_packed_scores_order_as_the_floats_do():
     values = [-math.inf, -3e38, -1.5, -1.0, -1e-40, -LEAST_SUBNORMAL, 0.0]
     values += [LEAST_SUBNORMAL, 1e-40, 0.25, 1.0, 1.0 + 2**-23, 3e38, math.inf]
-    packed = reference._pack(torch.tensor(values).reshape(-1, 1, 1), torch.zeros(1, dtype=torch.int64)).flatten()
+    packed = reference.pack(torch.tensor(values), torch.zeros(1, dtype=torch.int64))
     assert (packed.diff() > 0).all()
-    scores, indices = reference._unpack(packed)
+    scores, indices = reference.unpack(packed)
     assert scores.tolist() == torch.tensor(values).tolist()
     assert (indices == 0).all()
 
@@ -34,14 +34,14 @@ def test_packed_scores_order_as_the_floats_do():
 @pytest.mark.parametrize("value", [-math.inf, -2.5, -0.0, 0.0, 1e-45, 0.3, math.inf])
 def test_packed_scores_that_are_equal_order_by_smaller_index(value):
     index = torch.tensor([0, 1, 7, 2**31 - 1, 2**31, 2**32 - 1])
-    packed = reference._pack(torch.full((1, 1, 6), value), index)[0]
+    packed = reference.pack(torch.full((6,), value), index)
     assert (packed.diff() < 0).all()
-    assert torch.equal(reference._unpack(packed)[1], index)
+    assert torch.equal(reference.unpack(packed)[1], index)
 
 
 def test_packed_scores_take_minus_zero_for_zero():
-    packed = reference._pack(torch.tensor([[[-0.0, 0.0, -0.0]]]), torch.arange(3))
-    assert reference._unpack(packed.sort(descending=True).values)[1].tolist() == [[0, 1, 2]]
+    packed = reference.pack(torch.tensor([[-0.0, 0.0, -0.0]]), torch.arange(3))
+    assert reference.unpack(packed.sort(descending=True).values)[1].tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("keep_ties", [False, True])
@@ -67,7 +67,7 @@ def test_topk_affinity_in_small_chunks_gives_the_same(monkeypatch, keep_ties, to
 @pytest.mark.parametrize("radius", [1, 3, 30, None])
 @pytest.mark.parametrize("free_frames", [0, 1])
 def test_topk_affinity_never_holds_more_scores_than_a_chunk(monkeypatch, size, frames, radius, free_frames):
-    held, best = [], reference._best
+    held, best = [], reference.best
     one_row = size[0] * size[1] ** 2 * frames
     monkeypatch.setattr(reference, "_CHUNK_SCORES", one_row)
 
@@ -75,7 +75,7 @@ def test_topk_affinity_never_holds_more_scores_than_a_chunk(monkeypatch, size, f
         held.append(packed.shape)
         return best(packed, *rest)
 
-    monkeypatch.setattr(reference, "_best", watched)
+    monkeypatch.setattr(reference, "best", watched)
     affinity(unit(4, *size), unit(frames, 4, *size), radius=radius, free_frames=free_frames)
     assert sum(rows for rows, _ in held) == size[0] * size[1]
     assert max(rows * candidates for rows, candidates in held) <= one_row
