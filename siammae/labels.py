@@ -164,10 +164,11 @@ def render_labels(
     label = torch.zeros(size, dtype=torch.uint8, device=scores.device)
     for channel in range(len(scores)):  # one full-size map at a time bounds memory for many objects
         full = F.interpolate(scores[channel][None, None], size, mode=upsampling, align_corners=corners)[0, 0]
-        if min_max and full.max() > 0:
+        if min_max and (peak := full.max()) > 0:
             full = full - full.min()
-            # A constant map becomes NaN, which DINO's argmax prefers to every number.
-            full = (full / full.max()).nan_to_num(nan=torch.inf)
+            # A constant map becomes NaN, which DINO's argmax prefers to every number. An object that fills the frame
+            # is constant but for the rounding of weights whose sum is 1.
+            full = torch.where(full.max() > 1e-6 * peak, full / full.max(), torch.inf)
         better = full > best
         best = torch.where(better, full, best)
         label.masked_fill_(better, channel)
