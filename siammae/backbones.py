@@ -14,6 +14,7 @@ from siammae.errors import CheckpointError
 from siammae.features import extract_features, normalize
 from siammae.frames import VideoSource
 from siammae.hub import hub_errors
+from siammae.quickening import quicken
 
 PREFIX = "timm/"
 
@@ -28,7 +29,8 @@ class TimmExtractor:
         propagation: None; the rules are yours to choose.
 
     Args:
-        model: from ``timm.create_model``; ``dynamic_img_size=True`` there lets it take frames of any size.
+        model: from ``timm.create_model``; ``dynamic_img_size=True`` there lets it take frames of any size. Its linear
+            and attention layers become those of :func:`siammae.quickening.quicken`.
         device: where it goes; None = where it is.
         dtype: float32, bfloat16 or float16; None = as it is.
         layer: the block whose output is returned, as a Python index.
@@ -62,6 +64,7 @@ class TimmExtractor:
         self.layer, self.norm, self.propagation = layer, norm, propagation
         self.name = name or str(cfg.get("architecture") or type(model).__name__)
         self._check_layer(layer)
+        quicken(self.model)
 
     @classmethod
     def from_pretrained(

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from siammae.config import ModelConfig
-from siammae.vit import resample_position, sincos_position
+from siammae.vit import resample_position, run_block, sincos_position
 
 FEED_FORWARD = 2048  # whatever the width
 _DROPOUT = 0.1
@@ -77,6 +77,6 @@ class CropMAEDecoder(nn.Module):
         patches = patches + resample_position(self.pos_embed[:, 1:], self.config.grid_size, grid)
         x = torch.cat([seen[:, :1] + self.pos_embed[:, :1], patches], dim=1)  # (B, 1+h*w, d)
         for block in self.blocks:
-            x = block(x, memory)
+            x = run_block(block, x, memory)
         pixels: Tensor = self.pred(self.norm(x[:, 1:]))
         return pixels

@@ -11,8 +11,10 @@ from timm.layers.mlp import Mlp
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from siammae.config import ModelConfig
+from siammae.quickening import quicken
 
 _layer_norm = partial(nn.LayerNorm, eps=1e-6)  # timm's ViT
 
@@ -81,6 +83,14 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+def run_block(block: nn.Module, *tokens: Tensor) -> Tensor:
+    """Run a block; where :func:`set_recompute` asks for it, the backward pass computes its inside again."""
+    if getattr(block, "recompute", False) and torch.is_grad_enabled():
+        return checkpoint(block, *tokens, use_reentrant=False)  # type: ignore[no-any-return]
+    out: Tensor = block(*tokens)
+    return out
+
+
 class Encoder(nn.Module):
     """A ViT whose tensors have the names and shapes of timm's ``VisionTransformer`` without a head.
 
@@ -115,6 +125,7 @@ class Encoder(nn.Module):
             self.pos_embed.data[0, 1:] = sincos_position((grid, grid), dim, extent=grid)
         else:
             nn.init.normal_(self.pos_embed, std=0.02)
+        quicken(self)
 
     def position(self, grid: tuple[int, int]) -> Tensor:
         """Return the position embedding ``(1, h*w, C)`` of a grid, without the CLS token's."""
@@ -145,7 +156,7 @@ class Encoder(nn.Module):
         prefix = cls if self.reg_token is None else torch.cat([cls, self.reg_token], dim=1)  # (1, 1+R, C)
         x = torch.cat([prefix.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)  # (B, 1+R+n, C)
         for block in list(self.blocks)[: self.check_layer(layer) + 1]:
-            x = block(x)
+            x = run_block(block, x)
         if self.reg_token is not None:
             x = torch.cat([x[:, :1], x[:, prefix.shape[1] :]], dim=1)
         return self.norm(x) if norm else x
@@ -270,21 +281,32 @@ class Decoder(nn.Module):
     def _run_blocks(self, x: Tensor, memory: Tensor) -> Tensor:
         if self.frame_embed is None:
             for block in self.blocks:
-                x = block(x, memory)
+                x = run_block(block, x, memory)
             return x
         both = torch.cat([memory + self.frame_embed[0], x + self.frame_embed[1]], dim=1)
         for block in self.blocks:
-            both = block(both)
+            both = run_block(block, both)
         return both[:, memory.shape[1] :]
 
 
 def set_fused_attention(module: nn.Module, fused: bool) -> None:
     """Switch every attention in a network between PyTorch's fused kernel and plain products; the result is the same.
 
-    Fused is the default and right for inference and on GPUs. For training on a CPU plain products win: forward and
-    backward in bfloat16 take 8 ms against 39 ms (96 samples, 3 heads, 65 tokens, width 64; 2 cores of an Intel Xeon
-    with AMX, torch 2.14).
+    Fused is the default and right for inference, on GPUs and in float32. For training in bfloat16 on a CPU plain
+    products win: forward and backward take 8 ms against 39 ms (96 samples, 3 heads, 65 tokens, width 64; 2 cores of an
+    Intel Xeon with AMX, torch 2.14).
     """
     for part in module.modules():
         if isinstance(part, (Attention, CrossAttention)):
             setattr(part, "fused_attn", fused)  # noqa: B010 -- timm marks it Final, for TorchScript only
+
+
+def set_recompute(model: nn.Module, recompute: bool) -> None:
+    """Let every block of encoder and decoder keep its input only and compute the rest again when gradients are taken.
+
+    Gradients are the same, bit by bit.
+    """
+    for part in model.modules():
+        if isinstance(blocks := getattr(part, "blocks", None), nn.Sequential | nn.ModuleList):
+            for block in blocks:
+                setattr(block, "recompute", recompute)  # noqa: B010 -- a plain flag that no module declares

@@ -93,7 +93,7 @@ REFUSED = [
     ("pretrain", {"workers": -1}, "workers is -1: it must be at least 0"),
     ("pretrain", {"weight_decay": -0.1}, r"weight_decay is -0\.1: it must be at least 0"),
     ("pretrain", {"base_lr": -1.0}, r"base_lr is -1\.0: it must be at least 0"),
-    ("pretrain", {"precision": "fp16"}, "precision is 'fp16': it must be one of 'bf16', 'fp32'"),
+    ("pretrain", {"precision": "fp16"}, "precision is 'fp16': it must be one of 'auto', 'bf16', 'fp32'"),
     ("pretrain", {"model": {"depth": 0}}, "depth is 0: it must be at least 1"),
 ]
 

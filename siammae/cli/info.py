@@ -44,10 +44,20 @@ def _machine() -> list[str]:
     lines = [
         f"siammae {__version__}, Python {platform.python_version()}, torch {torch.__version__}",
         f"machine      {platform.machine()}, {torch.get_num_threads()} threads, {cuda}",
+        f"products     {_products()}",
         "kernels",
     ]
     details = {name: f": {detail}" for name, detail in kernel_details().items()}
     return lines + [f"  {name:<11}{status}{details.get(name, '')}" for name, status in available_kernels().items()]
+
+
+def _products() -> str:
+    """Say how matrices are multiplied on the CPU."""
+    from siammae.quickening import multiplies_bfloat16, product_route
+
+    routes = {"linear": "as linear layers (MKL)", "convolution": "as 1x1 convolutions (oneDNN)"}
+    bfloat16 = "multiplied" if multiplies_bfloat16() else "only emulated, slower than float32"
+    return f"float32 {routes[product_route()]}; bfloat16 is {bfloat16} by this CPU"
 
 
 def _checkpoint(model: SiamMAE, name: str) -> list[str]:

@@ -17,7 +17,11 @@ _EXAMPLES = """examples:
   siammae pretrain clips/ -o run --resume          go on with an interrupted run
   siammae propagate clip.mp4 --mask first.png -o masks --model run/model"""
 _MODEL_FIELDS = ("patch_size", "image_size", "encoder", "decoder", "decoder_dim", "decoder_depth", "decoder_heads")
-_CHOICES = {"encoder": ("siamese", "joint"), "decoder": ("cross-self", "cross", "joint"), "precision": ("bf16", "fp32")}
+_CHOICES = {
+    "encoder": ("siamese", "joint"),
+    "decoder": ("cross-self", "cross", "joint"),
+    "precision": ("auto", "bf16", "fp32"),
+}
 _TYPES_OF_OPTIONAL = {"short_side": int, "clip_grad": float, "init": str}  # their default None does not tell
 
 
@@ -47,6 +51,8 @@ def _add_fields(group: Any, settings: type, names: tuple[str, ...] | list[str]) 
         options: dict[str, Any] = {"default": None, "help": f"{helps[name].rstrip('.')} ({_shown(default)})"}
         if name in _CHOICES:
             options["choices"] = _CHOICES[name]
+        elif isinstance(default, bool):
+            options["action"] = argparse.BooleanOptionalAction
         elif isinstance(default, tuple):
             names_of_two = ("BETA1", "BETA2") if name == "betas" else ("LEAST", "LARGEST")
             options.update(nargs=2, type=type(default[0]), metavar=names_of_two)
@@ -58,7 +64,9 @@ def _add_fields(group: Any, settings: type, names: tuple[str, ...] | list[str]) 
 def _shown(default: object) -> str:
     if isinstance(default, tuple):
         return " ".join(f"{value:.4g}" for value in default)
-    return "off" if default is None else str(default)
+    if default is None or isinstance(default, bool):
+        return "on" if default else "off"
+    return str(default)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -47,7 +47,11 @@ class PretrainConfig(Settings):
         weight_decay: of AdamW, on matrices only.
         betas: decay rates of AdamW's two running averages.
         clip_grad: longest gradient (l2 norm over all weights); longer ones are shortened to it. None = any length.
-        precision: ``"bf16"`` = bfloat16 autocast, ``"fp32"``.
+        precision: ``"bf16"`` = bfloat16 autocast, ``"fp32"``; ``"auto"`` = bf16 on GPUs and on CPUs with instructions
+            for it (AVX512-BF16, AMX), else fp32. A run's saved settings name the one it took.
+        compile: compile encoder and decoder with ``torch.compile``: a minute before the first step, another rounding.
+        recompute: keep no activations inside a block for the backward pass, but compute them again (activation
+            checkpointing): the same weights, less memory, more time.
         workers: processes that read ahead; 0 reads in the training process.
         checkpoint_every: optimiser steps between saved states.
         seed: of weights, masks, pairs and crops.
@@ -86,7 +90,9 @@ class PretrainConfig(Settings):
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     clip_grad: float | None = None
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    compile: bool = False
+    recompute: bool = False
     workers: int = 0
     checkpoint_every: int = 500
     seed: int = 0
@@ -121,4 +127,4 @@ class PretrainConfig(Settings):
         check(self.clip_grad is None or self.clip_grad > 0, "clip_grad", self.clip_grad, "above 0, or None")
         for field in ("cache_mb", "warmup_epochs", "workers", "weight_decay", "base_lr", "still_gap", "match_weight"):
             check(getattr(self, field) >= 0, field, getattr(self, field), "at least 0")
-        check_choice("precision", self.precision, ("bf16", "fp32"))
+        check_choice("precision", self.precision, ("auto", "bf16", "fp32"))

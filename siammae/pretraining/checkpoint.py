@@ -16,7 +16,8 @@ from siammae.frames import PathLike
 from siammae.model import SiamMAE
 
 STATE_FILE, LOG_FILE, CONFIG_FILE, VIDEOS_FILE = "state.pt", "log.jsonl", "pretrain.json", "videos.txt"
-_MAY_CHANGE = ("videos", "output_dir", "workers", "cache_mb", "checkpoint_every")
+_NEWER = {"compile": False}  # settings that the first states do not name, and what those runs did
+_MAY_CHANGE = ("videos", "output_dir", "workers", "cache_mb", "checkpoint_every", "recompute")
 
 
 def save_state(config: PretrainConfig, model: SiamMAE, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -51,11 +52,12 @@ def load_state(folder: PathLike, config: PretrainConfig, model: SiamMAE, optimiz
     except (OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from error
     current = config.to_dict()
+    before = {**_NEWER, **saved}
     changed = sorted(
-        key for key in current if key not in _MAY_CHANGE and json.dumps(current[key]) != json.dumps(saved.get(key))
+        key for key in current if key not in _MAY_CHANGE and json.dumps(current[key]) != json.dumps(before.get(key))
     )
     if changed:
-        detail = ", ".join(f"{key} was {saved.get(key)!r}, now {current[key]!r}" for key in changed)
+        detail = ", ".join(f"{key} was {before.get(key)!r}, now {current[key]!r}" for key in changed)
         raise CheckpointError(f"{path} belongs to another configuration: {detail}. Only {_MAY_CHANGE} may change.")
     model.load_state_dict(weights)
     optimizer.load_state_dict(moments)

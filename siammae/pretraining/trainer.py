@@ -25,7 +25,8 @@ from siammae.pretraining.checkpoint import LOG_FILE, STATE_FILE, claim_videos, c
 from siammae.pretraining.crops import Pairs, collate
 from siammae.pretraining.pairs import VideoPairs, find_videos
 from siammae.pretraining.schedule import learning_rate, parameter_groups, total_steps
-from siammae.vit import set_fused_attention
+from siammae.quickening import multiplies_bfloat16
+from siammae.vit import set_fused_attention, set_recompute
 
 MODEL_FOLDER = "model"
 _LOG_EVERY = 10  # steps
@@ -63,6 +64,7 @@ def pretrain(
     videos = find_videos(config.videos)
     output = _prepare_output(config, resume)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    config = _choose_precision(config, target)
     model, optimizer = _build(config, target, resumed=resume is not None)
     start = load_state(resume, config, model, optimizer) if resume is not None else 0
     claim_videos(output, videos, resume=resume)
@@ -90,6 +92,13 @@ def pretrain(
     return exported
 
 
+def _choose_precision(config: PretrainConfig, device: torch.device) -> PretrainConfig:
+    """Settle ``precision="auto"``, so that the saved settings say what was computed."""
+    if config.precision != "auto":
+        return config
+    return config.replace(precision="bf16" if device.type != "cpu" or multiplies_bfloat16() else "fp32")
+
+
 def _prepare_output(config: PretrainConfig, resume: PathLike | None) -> Path:
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
@@ -108,7 +117,12 @@ def _build(config: PretrainConfig, device: torch.device, *, resumed: bool) -> tu
     if model.config != config.model:
         raise ValueError(f"init={config.init!r} is a network of {model.config}, but model is {config.model}.")
     model = model.to(device).train()
-    set_fused_attention(model, device.type != "cpu")
+    set_fused_attention(model, device.type != "cpu" or config.precision == "fp32")
+    set_recompute(model, config.recompute)
+    if config.compile:
+        for part in (model.encoder, model.decoder):
+            if part is not None:
+                part.compile(dynamic=False)  # shapes never change: one graph for whole frames, one for visible patches
     groups = parameter_groups(model, config.weight_decay)
     return model, torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
 

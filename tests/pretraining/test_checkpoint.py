@@ -44,8 +44,19 @@ def test_load_state_gives_weights_moments_and_step_back(saved, tmp_path):
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
+def test_load_state_from_before_compile_was_a_setting_counts_as_not_compiled(saved, tmp_path):
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["config"]["compile"], state["config"]["recompute"]
+    torch.save(state, tmp_path / "state.pt")
+    assert load_state(tmp_path, saved[0], *network()) == 2
+    with pytest.raises(CheckpointError, match="compile was False, now True"):
+        load_state(tmp_path, saved[0].replace(compile=True), *network())
+
+
 def test_load_state_with_folders_and_reading_changed_is_allowed(saved, tmp_path):
-    moved = saved[0].replace(videos="elsewhere", output_dir="other", workers=2, cache_mb=5, checkpoint_every=7)
+    moved = saved[0].replace(
+        videos="elsewhere", output_dir="other", workers=2, cache_mb=5, checkpoint_every=7, recompute=True
+    )
     assert load_state(tmp_path, moved, *network()) == 2
 
 

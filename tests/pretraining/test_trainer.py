@@ -1,10 +1,12 @@
 """Whole runs, a fraction of a second each: what they leave behind, and that no interruption shows in the weights."""
 
 import itertools
+import json
 import multiprocessing
 import os
 import signal
 import time
+import warnings
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from siammae.frames import read_frames
 from siammae.model import SiamMAE
 from siammae.pretraining import pretrain, trainer
 from siammae.pretraining.pairs import find_videos
-from tests.helpers import tiny_config
+from siammae.vit import set_recompute
+from tests.helpers import tiny_config, tiny_model
 from tests.pretraining.runs import make_clips, read_log, run_config, same_weights
 
 
@@ -97,6 +100,64 @@ def test_pretrain_in_bfloat16_resumed_equals_the_uninterrupted_run(clips, tmp_pa
     config = run_config(clips, tmp_path / "parts", **fields)
     pretrain(config, device="cpu", max_steps=3)
     assert same_weights(pretrain(config, device="cpu", resume=tmp_path / "parts"), straight)
+
+
+@pytest.mark.parametrize("hardware", [True, False])
+def test_pretrain_in_automatic_precision_saves_the_one_it_took_and_resumes(clips, tmp_path, monkeypatch, hardware):
+    monkeypatch.setattr(trainer, "multiplies_bfloat16", lambda: hardware)
+    took = "bf16" if hardware else "fp32"
+    config = run_config(clips, tmp_path / "auto", precision="auto", epochs=2)
+    pretrain(config, device="cpu", max_steps=2)
+    assert json.loads((tmp_path / "auto" / "pretrain.json").read_text())["precision"] == took
+    named = pretrain(run_config(clips, tmp_path / "named", precision=took, epochs=2), device="cpu")
+    assert same_weights(pretrain(config, device="cpu", resume=tmp_path / "auto"), named)
+    monkeypatch.setattr(trainer, "multiplies_bfloat16", lambda: not hardware)
+    with pytest.raises(CheckpointError, match=f"precision was '{took}', now"):
+        pretrain(config, device="cpu", resume=tmp_path / "auto")
+
+
+@pytest.mark.parametrize(
+    "model", [{}, {"encoder": "joint", "decoder": "joint"}, {"decoder": "cropmae", "position": "learned"}], ids=str
+)
+def test_pretrain_that_recomputes_activations_gives_the_same_weights(clips, tmp_path, model):
+    fields = {"model": tiny_config(**model), "epochs": 1}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the cropmae decoder has dropout
+        kept = pretrain(run_config(clips, tmp_path / "kept", **fields), device="cpu")
+        torch.manual_seed(0)
+        again = pretrain(run_config(clips, tmp_path / "again", recompute=True, **fields), device="cpu")
+    assert same_weights(kept, again)
+
+
+def test_recomputed_blocks_run_twice_and_keep_only_their_inputs():
+    stored = {}
+    for recompute in (False, True):
+        model, runs, sizes = tiny_model().train(), [], []
+        set_recompute(model, recompute)
+        model.encoder.blocks[0].mlp.register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
+        pair = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+        def keep(tensor, sizes=sizes):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(pair[0], pair[1], mask_ratio=0.5, generator=torch.Generator().manual_seed(0)).loss
+        stored[recompute] = sum(sizes)
+        loss.backward()
+        assert len(runs) == (4 if recompute else 2)  # past and future
+    assert stored[True] < 0.5 * stored[False]
+
+
+@pytest.mark.slow
+def test_pretrain_compiled_computes_the_same_loss(clips, tmp_path):
+    config = run_config(clips, tmp_path / "compiled", epochs=1, compile=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        pretrain(config, device="cpu")
+    pretrain(config.replace(output_dir=str(tmp_path / "plain"), compile=False), device="cpu")
+    compiled, plain = (read_log(tmp_path / name)[-1]["loss"] for name in ("compiled", "plain"))
+    assert compiled == pytest.approx(plain, rel=1e-4)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

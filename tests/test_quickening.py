@@ -1,0 +1,140 @@
+"""The quick layers against the ordinary ones: same results by either route, and out of the way in training."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from timm.layers.attention import Attention
+from torch import nn
+
+from siammae import features, quickening
+from siammae.backbones import TimmExtractor
+from siammae.quickening import QuickAttention, QuickLinear, multiplies_bfloat16, product_route, quicken
+from tests.helpers import moving_square, ramp_weights, tiny_model
+
+
+@pytest.fixture(params=["linear", "convolution"])
+def route(request, monkeypatch):
+    monkeypatch.setattr(quickening, "product_route", lambda: request.param)
+    return request.param
+
+
+def tokens(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("shape", [(1, 33), (2, 7, 33), (2, 3, 5, 33), (0, 33), (33,)], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_quick_linear_by_either_route_equals_the_ordinary_one(route, shape, bias):
+    plain = ramp_weights(nn.Linear(33, 13, bias=bias))
+    quick = copy.deepcopy(plain)
+    quicken(quick)
+    x = tokens(*shape)
+    for given in (x, x[..., :1].expand(shape)):  # the second one is not contiguous
+        with torch.no_grad():
+            torch.testing.assert_close(quick(given), plain(given), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"qk_norm": True, "norm_layer": nn.LayerNorm}, {"qkv_bias": True}], ids=["plain", "normed", "bias"]
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_quick_attention_equals_timms(route, options, masked):
+    plain = ramp_weights(Attention(24, num_heads=3, **options)).eval()
+    quick = copy.deepcopy(plain)
+    quicken(quick)
+    assert type(quick) is QuickAttention
+    mask = torch.zeros(7, 7).masked_fill(torch.ones(7, 7).triu(1).bool(), float("-inf")) if masked else None
+    with torch.no_grad():
+        x = tokens(2, 7, 24)
+        torch.testing.assert_close(quick(x, attn_mask=mask), plain(x, attn_mask=mask), atol=1e-6, rtol=1e-5)
+
+
+def test_quick_layers_give_the_ordinary_gradients_bit_by_bit():
+    plain = ramp_weights(nn.Sequential(nn.Linear(8, 8), Attention(8, num_heads=2))).eval()
+    quick = copy.deepcopy(plain)
+    quicken(quick)
+    for network in (plain, quick):
+        network(tokens(2, 5, 8)).square().sum().backward()
+    for mine, theirs in zip(quick.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(mine.grad, theirs.grad)
+
+
+def test_quicken_leaves_tensors_names_and_other_classes_alone():
+    class Own(nn.Linear):
+        pass
+
+    network = nn.ModuleDict({"a": nn.Linear(4, 4), "b": Own(4, 4), "c": nn.LayerNorm(4)})
+    before = dict(network.state_dict())
+    quicken(network)
+    quicken(network)  # twice is once
+    assert [type(part) for part in network.values()] == [QuickLinear, Own, nn.LayerNorm]
+    assert all(before[name].data_ptr() == tensor.data_ptr() for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("seconds", [(2.0, 1.0), (1.2, 1.0), (1.0, 1.0), (1.0, 5.0)])
+def test_product_route_is_convolution_only_when_clearly_faster(monkeypatch, seconds):
+    measured = iter(seconds)
+    monkeypatch.setattr(quickening, "_least_seconds", lambda _: next(measured))
+    assert product_route.__wrapped__() == ("convolution" if seconds == (2.0, 1.0) else "linear")
+
+
+def test_product_route_is_measured_once():
+    assert product_route() in ("linear", "convolution")
+    assert product_route.cache_info().currsize == 1
+
+
+@pytest.mark.parametrize("having", [(), ("_is_avx512_bf16_supported",), ("_is_amx_tile_supported",)], ids=str)
+def test_multiplies_bfloat16_when_the_cpu_has_either_instruction(monkeypatch, having):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name in having)
+    assert multiplies_bfloat16() == bool(having)
+
+
+def test_extract_is_the_same_by_either_route_and_as_the_ordinary_layers_compute_it(route):
+    frames, _ = moving_square(3, (40, 72))
+    model = ramp_weights(tiny_model())
+    got = model.extract(frames)
+    with torch.enable_grad():  # the ordinary layers
+        expected = model._encode(torch.from_numpy(frames).permute(0, 3, 1, 2), -1, True, model.config.pixel_std, None)
+    assert (got - expected).norm() <= 1e-6 * expected.norm()
+
+
+def test_extract_of_timms_network_by_either_route_equals_its_own_forward(route):
+    network = ramp_weights(timm.create_model("vit_tiny_patch16_224", depth=2, num_classes=0, dynamic_img_size=True))
+    frames, _ = moving_square(2, (48, 80))
+    extractor = TimmExtractor(network)
+    with torch.enable_grad():
+        pixels = features.normalize(
+            torch.from_numpy(frames).permute(0, 3, 1, 2), extractor.pixel_mean, extractor.pixel_std, torch.float32
+        )
+        expected = network.forward_features(pixels)[:, 1:].transpose(1, 2).reshape(2, -1, 3, 5).detach()
+    assert (extractor.extract(frames) - expected).norm() <= 1e-6 * expected.norm()
+
+
+def test_extract_in_bfloat16_points_where_float32_does(route):
+    frames, _ = moving_square(2, (40, 72))
+    model = ramp_weights(tiny_model())
+    exact = model.extract(frames)
+    rounded = copy.deepcopy(model).bfloat16().extract(frames)
+    assert rounded.dtype == torch.bfloat16
+    assert torch.cosine_similarity(exact, rounded.float(), dim=1).min() > 0.999
+
+
+def test_extract_on_a_cpu_encodes_few_tokens_at_once_and_gives_the_same(monkeypatch):
+    frames, _ = moving_square(5, (40, 72))  # 45 patches a frame
+    model = ramp_weights(tiny_model())
+    together, encode, sizes = model.extract(frames), model._encode, []
+
+    def spy(images, *rest):
+        sizes.append(len(images))
+        return encode(images, *rest)
+
+    monkeypatch.setattr(model, "_encode", spy)
+    monkeypatch.setattr(features, "_CPU_TOKENS", 100)
+    torch.testing.assert_close(model.extract(frames, batch_size=5), together, atol=1e-6, rtol=1e-5)
+    assert sizes == [2, 2, 1]
+    monkeypatch.setattr(features, "_CPU_TOKENS", 1)
+    model.extract(frames, batch_size=5)
+    assert sizes[3:] == [1] * 5
