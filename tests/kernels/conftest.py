@@ -1,0 +1,23 @@
+"""Every backend goes through the same tests."""
+
+import pytest
+import torch
+
+from siammae.affinity import available_kernels
+
+
+@pytest.fixture(params=["triton", "native", "cpu", "reference"])
+def backend(request):
+    """Name of a backend; skips those that cannot run on this machine. New memory is full of NaN meanwhile."""
+    if (status := available_kernels()[request.param]) != "available":
+        pytest.skip(f"{request.param}: {status}")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(request.param != "triton")
+    yield request.param
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def device(backend):
+    """Where the backend computes."""
+    return "cuda" if backend == "triton" else "cpu"

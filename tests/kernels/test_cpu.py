@@ -1,0 +1,103 @@
+"""How the CPU path works inside: nothing that it chooses by speed or memory changes a bit."""
+
+import pytest
+import torch
+
+from siammae.affinity import topk_affinity, unit_length
+from siammae.errors import KernelUnavailableError
+from siammae.kernels import cpu, screening, selection
+
+OPTIONS = {
+    "top_k": 5,
+    "temperature": 0.1,
+    "radius": 4,
+    "neighborhood": "disk",
+    "free_frames": 1,
+    "keep_ties": False,
+}
+
+
+def frames(count=4, channels=48, h=21, w=37):
+    generator = torch.Generator().manual_seed(0)
+    draw = unit_length(torch.randn(count + 1, channels, h, w, generator=generator))
+    draw[2] = draw[1]
+    return draw[0], [cpu.prepare(frame) for frame in draw[1:]]
+
+
+@pytest.fixture
+def plain():
+    return cpu.topk_affinity(*frames(), **OPTIONS)
+
+
+@pytest.mark.parametrize("tile", [(1, 1), (3, 5), (64, 64)])
+def test_tiles_of_another_size_give_the_same_bits(monkeypatch, plain, tile):
+    monkeypatch.setattr(cpu, "_TILE", tile)
+    assert all(map(torch.equal, cpu.topk_affinity(*frames(), **OPTIONS), plain))
+
+
+@pytest.mark.parametrize("held", [1, 30_000])
+def test_little_memory_gives_the_same_bits(monkeypatch, plain, held):
+    monkeypatch.setattr(cpu, "_HELD", held)
+    assert all(map(torch.equal, cpu.topk_affinity(*frames(), **OPTIONS), plain))
+
+
+@pytest.mark.parametrize("product", ["matrix product", "1x1 convolution"])
+def test_either_product_gives_the_same_bits(monkeypatch, plain, product):
+    monkeypatch.setattr(screening, "product_name", lambda: product)
+    assert all(map(torch.equal, cpu.topk_affinity(*frames(), **OPTIONS), plain))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_give_the_same_bits_and_leave_their_number_as_it_was(plain, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert all(map(torch.equal, cpu.topk_affinity(*frames(), **OPTIONS), plain))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("spare", "many"), [(0, 512), (1, 512), (0, 0), (300, 512)])
+@pytest.mark.parametrize("keep_ties", [False, True])
+def test_queries_in_doubt_get_the_same_bits(monkeypatch, spare, many, keep_ties):
+    options = {**OPTIONS, "keep_ties": keep_ties}
+    before = cpu.topk_affinity(*frames(), **options)
+    monkeypatch.setattr(selection, "_SPARE", spare)
+    monkeypatch.setattr(selection, "_MANY", many)  # 0: all patches of every query are compared
+    monkeypatch.setattr(selection, "_PACKED", 10_000)
+    monkeypatch.setattr(selection, "_GATHERED", 100)
+    after = cpu.topk_affinity(*frames(), **options)
+    assert torch.equal(after[0], before[0])
+    inside = after[0] > 0
+    assert torch.equal(after[1][inside], before[1][inside])
+
+
+def test_a_frame_whose_patches_lie_side_by_side_is_not_copied():
+    features = torch.rand(5, 7, 16).permute(2, 0, 1)
+    assert cpu.prepare(features).patches.data_ptr() == features.data_ptr()
+
+
+def test_features_with_gradients_are_searched_without_them():
+    query, context = torch.rand(8, 4, 5, requires_grad=True), torch.rand(2, 8, 4, 5)
+    assert not topk_affinity(query, context, top_k=2, temperature=0.1, kernels="cpu").weights.requires_grad
+
+
+def test_cpu_kernels_refuse_other_devices():
+    features = torch.ones(4, 2, 2, device="meta")
+    assert cpu.refusal(features, top_k=1, radius=1, neighborhood="disk", free_frames=0, keep_ties=False) == (
+        "query is on meta"
+    )
+
+
+def test_cpu_kernels_refuse_coarse_products(monkeypatch):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    query = torch.rand(8, 4, 5)
+    with pytest.raises(
+        KernelUnavailableError, match="set_float32_matmul_precision is 'medium', and it needs 'highest'"
+    ):
+        topk_affinity(query, query[None], top_k=2, temperature=0.1, kernels="cpu")
+
+
+def test_cpu_kernels_name_their_product():
+    assert cpu.detail() in ("by matrix product", "by 1x1 convolution")
