@@ -73,16 +73,24 @@ def test_quicken_leaves_tensors_names_and_other_classes_alone():
     assert all(before[name].data_ptr() == tensor.data_ptr() for name, tensor in network.state_dict().items())
 
 
-@pytest.mark.parametrize("seconds", [(2.0, 1.0), (1.2, 1.0), (1.0, 1.0), (1.0, 5.0)])
-def test_product_route_is_convolution_only_when_clearly_faster(monkeypatch, seconds):
-    measured = iter(seconds)
-    monkeypatch.setattr(quickening, "_least_seconds", lambda _: next(measured))
-    assert product_route.__wrapped__() == ("convolution" if seconds == (2.0, 1.0) else "linear")
-
-
-def test_product_route_is_measured_once():
-    assert product_route() in ("linear", "convolution")
-    assert product_route.cache_info().currsize == 1
+@pytest.mark.parametrize(
+    ("cpuinfo", "processor", "route"),
+    [
+        ("processor: 0\nvendor_id\t: AuthenticAMD\n", "", "convolution"),
+        ("processor: 0\nvendor_id\t: GenuineIntel\nmodel name: AMD-like\n", "", "linear"),
+        ("CPU implementer: 0x41\n", "", "linear"),
+        (None, "AMD64 Family 26 Model 2, AuthenticAMD", "convolution"),
+        (None, "AMD64 Family 6 Model 143, GenuineIntel", "linear"),
+        (None, "arm", "linear"),
+    ],
+)
+def test_product_route_is_convolution_on_amd_only(tmp_path, monkeypatch, cpuinfo, processor, route):
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(quickening.platform, "processor", lambda: processor)
+    vendor = quickening._vendor(tmp_path / "cpuinfo")
+    monkeypatch.setattr(quickening, "_vendor", lambda: vendor)
+    assert product_route.__wrapped__() == route
 
 
 @pytest.mark.parametrize("having", [(), ("_is_avx512_bf16_supported",), ("_is_amx_tile_supported",)], ids=str)
