@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from siammae import kernels as _kernels
-from siammae.kernels import FrameFeatures, Kernels, available_kernels, backend_for, choose_kernels, kernel_details
+from siammae.kernels import (
+    FrameFeatures,
+    Kernels,
+    available_kernels,
+    backend_for,
+    choose_kernels,
+    kernel_details,
+)
+from siammae.kernels import gather_labels as mix_labels
 
 __all__ = [
     "FrameFeatures",
@@ -21,6 +29,7 @@ __all__ = [
     "choose_kernels",
     "kernel_details",
     "match_frames",
+    "mix_labels",
     "topk_affinity",
     "unit_length",
 ]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from siammae.affinity import TopK
+from siammae.affinity import TopK, mix_labels
 from siammae.config import PropagationConfig
 
 _VOID = 255
@@ -80,15 +80,13 @@ def gather_labels(topk: TopK, context_labels: Tensor) -> Tensor:
     """
     if context_labels.ndim != 4:
         raise ValueError(f"context_labels is {tuple(context_labels.shape)}: it must be (M, L, h, w).")
-    count, channels, h, w = context_labels.shape
+    count, _, h, w = context_labels.shape
     if topk.weights.shape[0] != h * w or int(topk.indices.max()) >= count * h * w:
         raise ValueError(
             f"context_labels is {tuple(context_labels.shape)}, but the matches are {tuple(topk.weights.shape)} with "
             f"indices up to {int(topk.indices.max())}: pass the labels of the frames that topk_affinity searched."
         )
-    table = context_labels.permute(0, 2, 3, 1).reshape(-1, channels).float()  # (M*h*w, L)
-    mixed = F.embedding_bag(topk.indices, table, per_sample_weights=topk.weights, mode="sum")  # (h*w, L)
-    return mixed.T.reshape(channels, h, w)
+    return mix_labels(topk.weights, topk.indices, context_labels)
 
 
 def encode_mask(

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from siammae import kernels as _kernels
+
 _GROUP_PATCHES = 6144  # patches told apart at once: their similarities fill 150 MB
 
 
@@ -55,12 +57,7 @@ def masked_patch_loss(prediction: Tensor, target: Tensor, hidden: Tensor, *, nor
     Returns:
         The loss, a float32 scalar.
     """
-    target = target.float()
-    if norm_pix:
-        variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
-        target = (target - mean) / (variance + 1e-6).sqrt()
-    error = (prediction.float() - target).square().mean(dim=-1)  # (B, N)
-    return (error * hidden).sum() / hidden.sum()
+    return _kernels.masked_patch_loss(prediction, target, hidden, norm_pix=norm_pix)
 
 
 def matching_loss(past: Tensor, future: Tensor, places: Tensor, *, temperature: float = 0.1) -> Tensor:

@@ -1,8 +1,10 @@
 """What several test files share."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
@@ -13,3 +15,13 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the shared data in {SHARED}")
     return SHARED
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests of CUDA kernels without a device, or fail them where one was promised."""
+    if item.get_closest_marker("gpu") is None or torch.cuda.is_available():
+        return
+    if os.environ.get("SIAMMAE_REQUIRE_GPU") == "1":
+        pytest.fail("SIAMMAE_REQUIRE_GPU=1, but there is no CUDA device", pytrace=False)
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("needs a CUDA device")

@@ -13,11 +13,13 @@ from typing import Any, Literal, Protocol, cast, get_args
 from torch import Tensor
 
 from siammae.errors import KernelUnavailableError
+from siammae.kernels import reference, triton_ops
 
 Kernels = Literal["auto", "triton", "native", "cpu", "reference"]
 ENVIRONMENT = "SIAMMAE_KERNELS"
 # Fastest first: "auto" takes the first one that runs here and does not refuse the call. The reference never does.
 _MODULES = {
+    "triton": "siammae.kernels.triton_ops",
     "cpu": "siammae.kernels.cpu",
     "reference": "siammae.kernels.reference",
 }
@@ -187,3 +189,27 @@ def topk_affinity(
     name = backend_for(query.tensor, **rules, kernels=kernels)
     frames = [frame.form(name) for frame in context]
     return _backend(name).topk_affinity(query.tensor, frames, temperature=temperature, **rules)
+
+
+def gather_labels(weights: Tensor, indices: Tensor, labels: Tensor) -> Tensor:
+    """Mix labels as :func:`siammae.kernels.reference.gather_labels` does; in one kernel on CUDA."""
+    if not _fused(labels) or labels.requires_grad or weights.requires_grad:
+        return reference.gather_labels(weights, indices, labels)
+    from siammae.kernels import triton_labels
+
+    mixed: Tensor = triton_labels.gather_labels(weights, indices, labels)
+    return mixed
+
+
+def masked_patch_loss(prediction: Tensor, target: Tensor, hidden: Tensor, *, norm_pix: bool) -> Tensor:
+    """Compute the loss as :func:`siammae.kernels.reference.masked_patch_loss` does; in one kernel each way on CUDA."""
+    if not _fused(prediction) or target.requires_grad:
+        return reference.masked_patch_loss(prediction, target, hidden, norm_pix=norm_pix)
+    from siammae.kernels import triton_loss
+
+    return triton_loss.masked_patch_loss(prediction, target, hidden, norm_pix)
+
+
+def _fused(tensor: Tensor) -> bool:
+    """Tell whether Triton serves a tensor; ``SIAMMAE_KERNELS`` with another backend's name says no."""
+    return tensor.is_cuda and os.environ.get(ENVIRONMENT, "auto") in ("auto", "triton") and triton_ops.serves(tensor)

@@ -156,3 +156,30 @@ def _weights(packed: Tensor, top_k: int, temperature: float, keep_ties: bool) ->
 def _pad(weights: Tensor, indices: Tensor, width: int) -> tuple[Tensor, Tensor]:
     missing = (0, width - weights.shape[1])
     return torch.nn.functional.pad(weights, missing), torch.nn.functional.pad(indices, missing)
+
+
+def gather_labels(weights: Tensor, indices: Tensor, labels: Tensor) -> Tensor:
+    """Mix labels.
+
+    Args:
+        weights: ``(h*w, k)`` float32.
+        indices: ``(h*w, k)`` int64 into ``M*h*w``.
+        labels: ``(M, L, h, w)``, float.
+
+    Returns:
+        ``(L, h, w)`` float32.
+    """
+    _, channels, h, w = labels.shape
+    table = labels.permute(0, 2, 3, 1).reshape(-1, channels).float()  # (M*h*w, L)
+    mixed = torch.nn.functional.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")  # (h*w, L)
+    return mixed.T.reshape(channels, h, w)
+
+
+def masked_patch_loss(prediction: Tensor, target: Tensor, hidden: Tensor, *, norm_pix: bool) -> Tensor:
+    """Return the mean squared error over hidden patches; see :func:`siammae.loss.masked_patch_loss`."""
+    target = target.float()
+    if norm_pix:
+        variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
+        target = (target - mean) / (variance + 1e-6).sqrt()
+    error = (prediction.float() - target).square().mean(dim=-1)  # (B, N)
+    return (error * hidden).sum() / hidden.sum()
