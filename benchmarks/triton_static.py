@@ -235,7 +235,8 @@ def predict(sm, dtype, task, built, channels=384):
     products = 1 if halves == 1 else 3
     (h, w), count, *_ = task
     traffic = (count + 1) * h * w * channels * 2 * halves
-    struck, rounds = hits(task, config)
+    # The rates at 30x55 stand for 60x110 too: more keys a query mean fewer hits a step, so these are rather too many.
+    struck, rounds = hits(((30, 55), *task[1:]), config)
     paths = built["paths"]
     per_score = paths["step"] + struck * paths.get("hit", 0) + rounds * paths.get("round", 0)
     plan = triton_ops.plan(task[0], count, task[5], task[2], task[4], config, processors)
