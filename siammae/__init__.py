@@ -11,11 +11,22 @@ from siammae._version import __version__
 if TYPE_CHECKING:
     from siammae.affinity import TopK, available_kernels, topk_affinity
     from siammae.backbones import TimmExtractor
+    from siammae.catalogue import KnownModel, known_models
     from siammae.config import ModelConfig, PretrainConfig, PropagationConfig
     from siammae.convert import ConversionReport, convert_checkpoint
-    from siammae.errors import CheckpointError, DatasetError, KernelUnavailableError, SiamMAEError, VideoReadError
+    from siammae.errors import (
+        CheckpointError,
+        DatasetError,
+        KernelUnavailableError,
+        SiamMAEError,
+        VideoReadError,
+        WorkerError,
+    )
     from siammae.evaluation import (
+        Comparison,
         EvaluationResult,
+        FeatureCache,
+        compare,
         evaluate_davis,
         evaluate_jhmdb,
         evaluate_vip,
@@ -43,14 +54,17 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "CheckpointError": "errors",
+    "Comparison": "evaluation",
     "ConversionReport": "convert",
     "DatasetError": "errors",
     "EvaluationResult": "evaluation",
+    "FeatureCache": "evaluation",
     "FeatureExtractor": "features",
     "FrameKeypoints": "propagator",
     "FrameMasks": "labels",
     "KernelUnavailableError": "errors",
     "KeypointPropagator": "propagator",
+    "KnownModel": "catalogue",
     "ModelConfig": "config",
     "PixelExtractor": "features",
     "PretrainConfig": "config",
@@ -65,8 +79,10 @@ _MODULE_OF = {
     "VideoMasks": "propagation",
     "VideoReadError": "errors",
     "VideoWriter": "frames",
+    "WorkerError": "errors",
     "available_kernels": "affinity",
     "boundary_measure": "metrics",
+    "compare": "evaluation",
     "contact_sheet": "visualize",
     "convert_checkpoint": "convert",
     "evaluate_davis": "evaluation",
@@ -76,6 +92,7 @@ _MODULE_OF = {
     "follow_keypoints": "propagation",
     "follow_masks": "propagation",
     "gather_labels": "labels",
+    "known_models": "catalogue",
     "mean_iou": "metrics",
     "overlay_keypoints": "visualize",
     "overlay_masks": "visualize",
@@ -95,14 +112,17 @@ _MODULE_OF = {
 
 __all__ = [
     "CheckpointError",
+    "Comparison",
     "ConversionReport",
     "DatasetError",
     "EvaluationResult",
+    "FeatureCache",
     "FeatureExtractor",
     "FrameKeypoints",
     "FrameMasks",
     "KernelUnavailableError",
     "KeypointPropagator",
+    "KnownModel",
     "ModelConfig",
     "PixelExtractor",
     "PretrainConfig",
@@ -117,9 +137,11 @@ __all__ = [
     "VideoMasks",
     "VideoReadError",
     "VideoWriter",
+    "WorkerError",
     "__version__",
     "available_kernels",
     "boundary_measure",
+    "compare",
     "contact_sheet",
     "convert_checkpoint",
     "evaluate_davis",
@@ -129,6 +151,7 @@ __all__ = [
     "follow_keypoints",
     "follow_masks",
     "gather_labels",
+    "known_models",
     "mean_iou",
     "overlay_keypoints",
     "overlay_masks",

@@ -6,7 +6,8 @@
     ├── VideoReadError (OSError)             a video or image cannot be decoded
     ├── CheckpointError (RuntimeError)       weights or their config do not fit
     ├── KernelUnavailableError (RuntimeError)  a kernel backend was asked for that cannot run here
-    └── DatasetError (FileNotFoundError)     a data set folder is not in its official layout
+    ├── DatasetError (FileNotFoundError)     a data set folder is not in its official layout
+    └── WorkerError (RuntimeError)           a process that shared the work failed
 
 Wrong arguments raise plain ``ValueError`` and ``TypeError``. Every message says what was given, what is allowed and
 what to do.
@@ -41,3 +42,7 @@ class KernelUnavailableError(SiamMAEError, RuntimeError):
 
 class DatasetError(SiamMAEError, FileNotFoundError):
     """A data set folder lacks a file of its official layout."""
+
+
+class WorkerError(SiamMAEError, RuntimeError):
+    """A process that shared the work failed; the message names the video."""

@@ -237,10 +237,10 @@ def test_command_with_a_timm_model_extracts(offline_timm, tmp_path, capsys):
 
 
 def test_random_baseline_of_a_timm_model_is_its_network_without_weights(offline_timm):
-    from siammae.cli.evaluate import _baseline
+    from siammae.cli.entries import baseline as make_baseline
 
     model = load_extractor(f"timm/{DINO}")
-    baseline = _baseline("random", model, "cpu")
+    baseline = make_baseline("random", model, "cpu")
     assert isinstance(baseline, TimmExtractor)
     assert offline_timm == [(DINO, True), (DINO, False)]
-    assert _baseline("rgb", model, "cpu").patch_size == 16
+    assert make_baseline("rgb", model, "cpu").patch_size == 16

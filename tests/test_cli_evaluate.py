@@ -12,6 +12,7 @@ from scipy.io import savemat
 import siammae
 from siammae.cli import main
 from siammae.config.presets import PRESETS
+from siammae.evaluation import comparison
 from siammae.evaluation.jhmdb import JOINTS
 
 TINY = siammae.ModelConfig(
@@ -122,11 +123,14 @@ def test_evaluate_jhmdb_when_given_the_preset_takes_that_of_jhmdb(trees, weights
 
 
 @pytest.mark.parametrize("dataset", ["vip", "jhmdb"])
-def test_evaluate_when_asked_for_a_baseline_scores_that(trees, weights, tmp_path, capsys, dataset):
+def test_evaluate_when_asked_for_baselines_scores_them_beside_the_model(trees, weights, tmp_path, capsys, dataset):
     argv = [dataset, trees / dataset.upper(), "--model", weights, "--json", tmp_path / "scores.json"]
-    for baseline, name in (("rgb", "PixelExtractor"), ("random", "random")):
-        evaluate(capsys, *argv, "--baseline", baseline)
-        assert json.loads((tmp_path / "scores.json").read_text())["details"]["model"] == name
+    table = evaluate(capsys, *argv, "--baseline", "rgb", "--baseline", "random")
+    assert [line[: len(weights)].strip() for line in table[2:4]] == [weights, "RGB patches of 8"]
+    results = siammae.Comparison.load(tmp_path / "scores.json").results
+    names = [result.details["model"] for result in results]
+    assert names == [siammae.SiamMAE.from_pretrained(weights).name, "PixelExtractor", "random"]
+    assert {result.config for result in results} == {RECOMMENDED}
 
 
 @pytest.mark.parametrize(("dataset", "folder"), [("vip", "Category_ids"), ("jhmdb", "joint_positions")])
@@ -153,14 +157,14 @@ def test_evaluate_when_there_is_no_such_preset_says_so(trees, weights, capsys):
 def test_evaluate_takes_the_presets_version_of_the_data_set(trees, weights, capsys, monkeypatch, dataset, name):
     asked = []
 
-    def evaluate_nothing(model, root, *, config, **rules):
-        asked.append(config)
-        return siammae.EvaluationResult(dataset="none", scores={}, per_video={})
+    def compare_nothing(benchmark, entries, **how):
+        asked.extend((entry.rules, entry.config) for entry in entries)
+        return comparison.Comparison((), 0.0)
 
-    monkeypatch.setattr(siammae.evaluation, f"evaluate_{dataset}", evaluate_nothing)
-    status = main(["evaluate", dataset, str(trees), "--model", weights, "--preset", name])
+    monkeypatch.setattr(comparison, "compare_entries", compare_nothing)
+    status = main(["evaluate", dataset, str(trees / dataset.upper()), "--model", weights, "--preset", name])
     if (name, dataset) in PRESETS:
-        assert asked == [siammae.PropagationConfig.preset(name, dataset=dataset)]
+        assert asked == [(name, siammae.PropagationConfig.preset(name, dataset=dataset))]
     else:
         assert f"no preset '{name}' for '{dataset}'" in capsys.readouterr().err
     assert status == int((name, dataset) not in PRESETS)
@@ -168,7 +172,8 @@ def test_evaluate_takes_the_presets_version_of_the_data_set(trees, weights, caps
 
 def test_evaluate_when_told_a_short_side_means_that_side_with_every_preset(trees, weights, tmp_path, capsys):
     argv = ["vip", trees / "VIP", "--model", weights, "--json", tmp_path / "scores.json", "--preset", "siammae"]
-    evaluate(capsys, *argv, "--short-side", 24, "--set", "size_multiple=8")
+    printed = evaluate(capsys, *argv, "--short-side", 24, "--set", "size_multiple=8")
+    assert "frames enter at 24x32, not as these rules have it" in printed
     config = siammae.EvaluationResult.load(tmp_path / "scores.json").config
     assert (config.resize, config.resize_side, config.top_k) == (24, "short", 10)
 
@@ -192,6 +197,43 @@ def test_evaluate_davis_at_both_sizes_prints_two_tables_and_follows_once(trees, 
     assert evaluate(capsys, "davis", trees / "DAVIS", *results) == single[1]
     results = ["--results", tmp_path / "out", "--score-at", "both"]
     assert evaluate(capsys, "davis", trees / "DAVIS", *results)[0] == single[0][0]
+
+
+def test_evaluate_of_several_presets_and_sizes_prints_one_table_and_writes_all(trees, weights, tmp_path, capsys):
+    argv = ["davis", trees / "DAVIS", "--model", weights, "--preset", "crw", "--preset", "vfs", "--short-side", "16,24"]
+    files = {name: tmp_path / f"scores.{name}" for name in ("json", "md", "png")}
+    extra = ["--json", files["json"], "--markdown", files["md"], "--plot", files["png"], "-o", tmp_path / "out"]
+    table = evaluate(capsys, *argv, *extra, "--top-k", 3, "--same-input", "--workers", 2)
+    assert [line.split()[1:4] for line in table[2:6]] == [
+        [name, "top_k=3*", size] for name in ("crw", "vfs") for size in ("16x24", "24x32")
+    ]
+    assert table[-3:] == [f"scores written to {path}" for path in files.values()]
+    comparison = siammae.Comparison.load(files["json"])
+    assert comparison.table().splitlines() == table[:-3]
+    assert files["md"].read_text() == comparison.markdown()
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "out").glob("*/square/00001.png"))) == 4
+
+
+def test_evaluate_when_a_size_is_no_number_exits_with_2(trees, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "davis", str(trees / "DAVIS"), "--short-side", "240,big"])
+    assert stop.value.code == 2
+    assert "argument --short-side: invalid" in capsys.readouterr().err
+
+
+def test_evaluate_when_a_picture_cannot_be_drawn_says_so_before_it_scores(trees, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["evaluate", "davis", str(trees / "none"), "--plot", "sizes.png"]) == 1
+    assert "pip install siammae[plot]" in capsys.readouterr().err
+
+
+def test_evaluate_of_ready_results_writes_markdown(trees, weights, tmp_path, capsys):
+    evaluate(capsys, "davis", trees / "DAVIS", "--model", weights, "-o", tmp_path / "out")
+    argv = ["davis", trees / "DAVIS", "--results", tmp_path / "out", "--workers", 2]
+    printed = evaluate(capsys, *argv, "--markdown", tmp_path / "scores.md")
+    assert printed[-1] == f"scores written to {tmp_path / 'scores.md'}"
+    assert (tmp_path / "scores.md").read_text() == (tmp_path / "out" / "scores.md").read_text()
 
 
 @pytest.mark.parametrize("dataset", ["davis", "vip", "jhmdb"])

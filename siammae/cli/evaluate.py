@@ -6,26 +6,14 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from siammae.cli.options import (
-    Commands,
-    add_command,
-    add_model_options,
-    add_propagation_options,
-    load_model,
-    pick_device,
-    propagation_config,
-)
+from siammae.cli.entries import find_entries
+from siammae.cli.options import Commands, add_command, add_model_options, add_propagation_options
 
 ScoreAt = Literal["native"] | tuple[int, int]
-
 if TYPE_CHECKING:
-    from siammae.backbones import TimmExtractor
-    from siammae.evaluation import EvaluationResult
-    from siammae.features import FeatureExtractor
-    from siammae.model import SiamMAE
+    from siammae.evaluation import Comparison, EvaluationResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +68,9 @@ _BENCHMARKS = {
   siammae evaluate davis DAVIS --year 2017 --split val
   siammae evaluate davis DAVIS --preset siammae --score-at both
   siammae evaluate davis DAVIS --preset dino --json scores.json -o masks
+  siammae evaluate davis DAVIS --model siammae-ti8 --model timm/vit_small_patch16_224.dino --baseline rgb \\
+      --preset siammae --preset dino --short-side 240,360,480 --plot sizes.png --workers 4
+  torchrun --nproc-per-node 8 -m siammae evaluate davis DAVIS --preset dino    # a GPU for each process
   siammae evaluate davis DAVIS --results masks_of_another_program""",
     ),
     "vip": _Benchmark(
@@ -140,78 +131,97 @@ def _add_benchmark(parser: argparse.ArgumentParser, benchmark: _Benchmark) -> No
     parser.add_argument(
         "--results", metavar="DIR", help=f"score ready results DIR/{benchmark.predictions} instead of a model"
     )
-    parser.add_argument(
-        "--baseline",
-        choices=("rgb", "random"),
-        help="instead of the model: plain RGB patches of its patch size, or its network with random weights",
-    )
-    parser.add_argument("-o", "--output", metavar="DIR", help="keep the results; an interrupted run goes on from them")
-    parser.add_argument("--json", metavar="FILE", help="write the scores, with all settings")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the videos (1)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    add_model_options(parser)
-    add_propagation_options(parser)
+    group = parser.add_argument_group("comparison", "several models, presets and sizes make one table")
+    group.add_argument(
+        "--baseline",
+        action="append",
+        default=[],
+        choices=("rgb", "random"),
+        help="beside each model: plain RGB patches of its patch size, or its network with random weights; "
+        "may be repeated",
+    )
+    group.add_argument(
+        "--same-input",
+        action="store_true",
+        help="with --short-side: presets give up their own way of resizing and normalising frames, so that all share "
+        "features and the table shows the rules of propagation alone",
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument("-o", "--output", metavar="DIR", help="keep the results; an interrupted run goes on from them")
+    group.add_argument("--json", metavar="FILE", help="write the scores, with all settings")
+    group.add_argument("--markdown", metavar="FILE", help="write the table as Markdown")
+    group.add_argument("--plot", metavar="FILE", help="draw scores against input size (PNG); needs siammae[plot]")
+    add_model_options(parser, several=True)
+    add_propagation_options(parser, several=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    evaluate, score = _functions(args.dataset)
+    from siammae.evaluation.comparison import compare_entries, make_benchmark
+    from siammae.evaluation.plot import require_matplotlib
+    from siammae.evaluation.ranks import is_first_rank
+
+    if args.plot:
+        require_matplotlib()  # now, and not after an hour of scoring
     names = ("split", _BENCHMARKS[args.dataset].videos, *_BENCHMARKS[args.dataset].rules)
-    shared = {name: getattr(args, name) for name in names} | {"progress": not args.quiet}
+    rules = {name: getattr(args, name) for name in names}
+    if "score_at" in rules:
+        rules["score_at"] = _SIZES[rules["score_at"]]
+    benchmark = make_benchmark(args.dataset, args.root, **rules)
+    how = {"workers": args.workers, "progress": not args.quiet and is_first_rank()}
     if args.results:
-        return _show(args, [score(args.results, args.root, **rules) for rules in _each_size(shared)])
-    model = load_model(args)
-    shared |= {"config": propagation_config(args, model.propagation, dataset=args.dataset), "kernels": args.kernels}
-    extractor = _baseline(args.baseline, model, args.device) if args.baseline else model
-    with TemporaryDirectory(prefix="siammae-") as scratch:
-        # With two sizes the run for the native one, the last, reads what the other has written: videos are followed
-        # once.
-        output = args.output or (scratch if shared.get("score_at") == "both" else None)
-        runs = reversed(_each_size(shared))
-        return _show(args, [evaluate(extractor, args.root, output_dir=output, **rules) for rules in runs][::-1])
+        from siammae.evaluation.scoring import Ready, evaluate
+
+        results = evaluate(benchmark, [Ready(Path(args.results))], **how)[0]
+        return _show(args, results) if is_first_rank() else 0
+    comparison = compare_entries(
+        benchmark,
+        find_entries(args),
+        short_sides=args.short_side,
+        same_input=args.same_input,
+        output_dir=args.output,
+        kernels=args.kernels,
+        **how,
+    )
+    return _show(args, list(comparison.results), comparison) if is_first_rank() else 0
 
 
-def _each_size(rules: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the arguments of one call for each size that is scored."""
-    if "score_at" not in rules:
-        return [rules]
-    return [{**rules, "score_at": size} for size in _SIZES[rules["score_at"]]]
-
-
-def _show(args: argparse.Namespace, results: list[EvaluationResult]) -> int:
-    """Print the tables and write the scores; those of a second size go into a file beside that of ``--json``."""
-    print("\n\n".join(result.table() for result in results))
-    for result in results if args.json else ():
-        path, size = Path(args.json), result.dataset.partition(" at ")[2]
-        path = path.with_stem(f"{path.stem}-{size}") if size and len(results) > 1 else path
-        result.save(path)
+def _show(args: argparse.Namespace, results: list[EvaluationResult], comparison: Comparison | None = None) -> int:
+    """Print tables and write files: of the one row, or of the comparison."""
+    if comparison is not None and len(results) > len({result.scored_at for result in results}):
+        print(comparison.table())
+        written = _write(args, comparison.save, comparison.markdown())
+    else:
+        print("\n\n".join(result.table() for result in results))
+        if comparison is not None and results[0].details["changed_input"]:
+            print(f"frames enter at {_pixels(results[0])}, not as these rules have it")
+        written = [path for result in results for path in _write_one(args, result, len(results) > 1)]
+    if args.plot and comparison is not None:
+        comparison.plot(args.plot)
+        written.append(args.plot)
+    for path in written:
         print(f"scores written to {path}")
     return 0
 
 
-def _functions(dataset: str) -> tuple[Callable[..., EvaluationResult], Callable[..., EvaluationResult]]:
-    """Return what evaluates a model on a data set, and what scores ready results."""
-    from siammae import evaluation
-
-    functions: dict[str, tuple[Callable[..., EvaluationResult], Callable[..., EvaluationResult]]] = {
-        "davis": (evaluation.evaluate_davis, evaluation.score_davis),
-        "vip": (evaluation.evaluate_vip, evaluation.score_vip),
-        "jhmdb": (evaluation.evaluate_jhmdb, evaluation.score_jhmdb),
-    }
-    return functions[dataset]
+def _pixels(result: EvaluationResult) -> str:
+    return ", ".join(f"{height}x{width}" for height, width in result.details["inputs"])
 
 
-def _baseline(name: str, model: SiamMAE | TimmExtractor, device: str) -> FeatureExtractor:
-    """Make the extractor to compare with: same patch grid, and the rules stay those of the model."""
-    import torch
+def _write_one(args: argparse.Namespace, result: EvaluationResult, several: bool) -> list[str]:
+    """Write the files of one result; those of a second size stand beside the first one's."""
+    return _write(args, result.save, result.markdown(), f"-{result.scored_at}" if several and result.scored_at else "")
 
-    from siammae.backbones import TimmExtractor
-    from siammae.features import PixelExtractor
-    from siammae.model import SiamMAE
 
-    if name == "rgb":
-        return PixelExtractor(model.patch_size, device=pick_device(device))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        if isinstance(model, TimmExtractor):
-            return TimmExtractor.from_pretrained(model.name, pretrained=False, device=model.device, dtype=model.dtype)
-        return SiamMAE(model.config).to(model.device, model.dtype).eval()
+def _write(args: argparse.Namespace, save: Callable[[Path], None], markdown: str, ending: str = "") -> list[str]:
+    from siammae.evaluation.results import write_text
+
+    written = []
+    for name, write in ((args.json, save), (args.markdown, lambda path: write_text(path, markdown))):
+        if name:
+            path = Path(name).with_stem(Path(name).stem + ending)
+            write(path)
+            written.append(str(path))
+    return written

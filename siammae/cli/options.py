@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from siammae.backbones import TimmExtractor
     from siammae.model import SiamMAE
 
+DEFAULT_MODEL = "siammae-ti8"  # that of siammae.hub, which would load torch before a command runs
 Commands = Any  # argparse's type of add_subparsers() is private
 
 
@@ -36,43 +38,49 @@ def add_command(
     return parser
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add which weights to use, and where."""
+def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add which weights to use, and where; ``several`` lets the name be given more than once."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        default="siammae-ti8",
+        action="append" if several else "store",
+        default=None if several else DEFAULT_MODEL,
         metavar="NAME",
-        help="bundled name, folder, owner/name on the Hub or timm/NAME for a ViT of timm (%(default)s)",
+        help="bundled name, folder, owner/name on the Hub or timm/NAME for a ViT of timm "
+        f"({DEFAULT_MODEL}{'; may be repeated' if several else ''})",
     )
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: a GPU where there is one)")
     group.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="(%(default)s)")
 
 
-def load_model(args: argparse.Namespace) -> SiamMAE | TimmExtractor:
-    """Load the model that the options name."""
+def load_model(args: argparse.Namespace, name: str | None = None) -> SiamMAE | TimmExtractor:
+    """Load the model that the options name, or that ``name`` does."""
     import torch
 
     from siammae.backbones import PREFIX, TimmExtractor
     from siammae.model import SiamMAE
 
     device, dtype = pick_device(args.device), getattr(torch, args.dtype)
-    if args.model.startswith(PREFIX):
-        return TimmExtractor.from_pretrained(args.model, device=device, dtype=dtype)
-    return SiamMAE.from_pretrained(args.model, device=device, dtype=dtype)
+    name = name or args.model
+    if name.startswith(PREFIX):
+        return TimmExtractor.from_pretrained(name, device=device, dtype=dtype)
+    return SiamMAE.from_pretrained(name, device=device, dtype=dtype)
 
 
 def pick_device(name: str) -> str:
     """Turn ``auto`` into the fastest device; a device that was asked for is never replaced.
+
+    Processes that torchrun started get a GPU each where no one is named.
 
     Raises:
         ValueError: the device is not there.
     """
     import torch
 
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        rank = os.environ.get("LOCAL_RANK")
+        return "cuda" if rank is None else f"cuda:{int(rank) % torch.cuda.device_count()}"
     if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
@@ -81,12 +89,22 @@ def pick_device(name: str) -> str:
     return name
 
 
-def add_propagation_options(parser: argparse.ArgumentParser) -> None:
-    """Add how labels travel."""
+def add_propagation_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add how labels travel; ``several`` lets presets be given more than once, and several input sizes."""
     group = parser.add_argument_group("label propagation", "default: what the checkpoint recommends")
     names = dict.fromkeys(name for name, _ in PRESETS)
-    group.add_argument("--preset", choices=tuple(names), help="the rules of a public evaluation code")
-    group.add_argument("--short-side", type=int, metavar="PIXELS", help="input size; more is finer and slower")
+    group.add_argument(
+        "--preset",
+        action="append" if several else "store",
+        choices=tuple(names),
+        help="the rules of a public evaluation code" + "; may be repeated" * several,
+    )
+    group.add_argument(
+        "--short-side",
+        type=sizes if several else int,
+        metavar="PIXELS",
+        help="input size; more is finer and slower" + "; several as 240,360,480" * several,
+    )
     group.add_argument("--top-k", type=int, metavar="K", help="context patches mixed for each patch")
     group.add_argument("--temperature", type=float, metavar="T", help="divides the similarity before the softmax")
     group.add_argument("--radius", type=int, metavar="PATCHES", help="search window around each patch")
@@ -107,16 +125,25 @@ def propagation_config(
     """Build the rules: a preset (public codes have one a data set) or the recommendation, changed by the options."""
     preset = PropagationConfig.preset(args.preset, dataset=dataset) if args.preset else None
     config = preset or recommended or PropagationConfig()
-    changes: dict[str, Any] = {
-        "resize": args.short_side,
-        "resize_side": None if args.short_side is None else "short",
-        "top_k": args.top_k,
-        "temperature": args.temperature,
-        "radius": args.radius,
-        "queue_length": args.queue_length,
-    }
-    changes = {name: value for name, value in changes.items() if value is not None}
-    return config.replace(**changes, **assignments(args.set))
+    size = {} if args.short_side is None else {"resize": args.short_side, "resize_side": "short"}
+    return config.replace(**size, **propagation_changes(args))
+
+
+def propagation_changes(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields that the options change, the input size left out."""
+    names = ("top_k", "temperature", "radius", "queue_length")
+    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return changes | assignments(args.set)
+
+
+def sizes(text: str) -> list[int]:
+    """Read ``240,360``; argparse turns the ValueError of anything else into its own message."""
+    return [int(part) for part in text.split(",")]
+
+
+def as_assignments(changes: dict[str, Any]) -> list[str]:
+    """Write fields as the values of ``--set``."""
+    return [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in changes.items()]
 
 
 def assignments(texts: list[str]) -> dict[str, Any]:

@@ -1,12 +1,17 @@
-"""Official scores of public data sets: run a model and score it, or score ready results."""
+"""Official scores of public data sets: run models and score them, or score ready results."""
 
+from siammae.evaluation.cache import FeatureCache
+from siammae.evaluation.comparison import Comparison, compare
 from siammae.evaluation.davis import evaluate_davis, score_davis
 from siammae.evaluation.jhmdb import evaluate_jhmdb, score_jhmdb
 from siammae.evaluation.results import EvaluationResult
 from siammae.evaluation.vip import evaluate_vip, score_vip
 
 __all__ = [
+    "Comparison",
     "EvaluationResult",
+    "FeatureCache",
+    "compare",
     "evaluate_davis",
     "evaluate_jhmdb",
     "evaluate_vip",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,22 +14,17 @@ from siammae.affinity import Kernels
 from siammae.config import PropagationConfig
 from siammae.context import recommended_config
 from siammae.errors import DatasetError
-from siammae.evaluation.results import EvaluationResult, claim_folder, model_name
-from siammae.evaluation.runs import LabelMaps, Tick, Tree, choose, follow_masks, score_each, ticking, write_masks
+from siammae.evaluation.davis_layout import DavisLayout, DavisSequence
+from siammae.evaluation.results import EvaluationResult
+from siammae.evaluation.runs import Tick, follow_masks, ticking, write_masks
+from siammae.evaluation.scoring import Job, Ready, evaluate
 from siammae.features import FeatureExtractor
 from siammae.labels import FrameMasks, resize_nearest
-from siammae.masks import read_mask
 from siammae.metrics import boundary_measure, region_similarity, statistics
 from siammae.propagator import Propagator
 
-VOID = 255
 Size = tuple[int, int]
 ScoreAt = Literal["native"] | Size
-_TREE = """\
-{root}
-├── JPEGImages/{resolution}/<sequence>/00000.jpg ...
-├── Annotations/{resolution}/<sequence>/00000.png ...
-└── ImageSets/{year}/{split}.txt"""
 
 
 def evaluate_davis(
@@ -45,6 +39,7 @@ def evaluate_davis(
     score_at: ScoreAt = "native",
     output_dir: str | PathLike[str] | None = None,
     kernels: Kernels = "auto",
+    workers: int = 1,
     progress: bool = False,
 ) -> EvaluationResult:
     """Follow the first annotation of every sequence and score J&F as the official tools do.
@@ -67,8 +62,12 @@ def evaluate_davis(
             pixels off there and 8 at 480 x 854.
         output_dir: gets ``<sequence>/00000.png ...`` at the frames' size, which the official tools read, and a
             ``config.json``; with a size in ``score_at`` also ``480x880/<sequence>/...`` (or what it is) at that size.
-            Sequences appear whole, so a run that was cut short goes on from there. None keeps nothing.
+            Sequences appear whole, so a run that was cut short goes on from there. At the end the scores join them:
+            ``scores.json``, ``scores.md`` and the official tool's ``global_results-<split>.csv`` and
+            ``per-sequence_results-<split>.csv``. None keeps nothing.
         kernels: see :func:`siammae.topk_affinity`.
+        workers: processes of one thread each that share the sequences; they need the model to be picklable. Under
+            torchrun every process takes its share of the sequences too, and all return the whole.
         progress: show a bar over all frames.
 
     Returns:
@@ -79,34 +78,16 @@ def evaluate_davis(
         DatasetError: ``root`` is not in the official layout; the message names the first path that is missing.
         ValueError: an unknown year or sequence, a ``score_at`` out of range, or ``output_dir`` holds results of another
             run.
+        WorkerError: a worker process failed; the message names the sequence.
         KernelUnavailableError: see :func:`siammae.topk_affinity`.
 
     Source:
         Pont-Tuset et al. 2017; davis2017-evaluation, davis2017/evaluation.py and davis.py, task semi-supervised.
     """
-    layout = _Layout(Path(root), year, split, resolution)
-    size = _score_size(score_at)
-    selected = layout.sequences(sequences)
-    config = config or recommended_config(model)
+    benchmark = Davis(root, year=year, split=split, resolution=resolution, sequences=sequences, score_at=(score_at,))
     output = None if output_dir is None else Path(output_dir)
-    if output is not None:
-        source = {"dataset": f"DAVIS-{year}", "resolution": resolution}
-        claim_folder(output, model, config, source, [sequence.name for sequence in selected])
-
-    def predict(sequence: _Sequence, tick: Tick) -> LabelMaps:
-        propagator = Propagator(model, config, kernels=kernels)
-        frames = ticking(follow_masks(sequence.frames, sequence.truth(0), propagator), tick)
-        if output is None:
-            return [_rendered(masks, size) for masks in frames][1:-1]
-        folders = {None: output, size: output if size is None else output / _size_name(size)}
-        if missing := [at for at, folder in folders.items() if not (folder / sequence.name).is_dir()]:
-            names = (path.name for path in sequence.annotations)
-            renderings = ([_rendered(masks, at) for at in missing] for masks in frames)
-            write_masks([folders[at] / sequence.name for at in missing], names, renderings)
-        return _read_results(sequence, _result_paths(folders[size], sequence))
-
-    details = {"model": model_name(model)}
-    return _evaluate(layout, selected, predict, size=size, config=config, progress=progress, details=details)
+    job = Job(model=model, config=config or recommended_config(model), kernels=kernels, output=output)
+    return evaluate(benchmark, [job], workers=workers, progress=progress)[0][0]
 
 
 def score_davis(
@@ -118,6 +99,7 @@ def score_davis(
     resolution: str = "480p",
     sequences: Sequence[str] | None = None,
     score_at: ScoreAt = "native",
+    workers: int = 1,
     progress: bool = False,
 ) -> EvaluationResult:
     """Score ready results of any program; the rules are those of :func:`evaluate_davis`.
@@ -132,6 +114,7 @@ def score_davis(
         resolution: see :func:`evaluate_davis`.
         sequences: see :func:`evaluate_davis`.
         score_at: see :func:`evaluate_davis`; results of the annotations' size get there by nearest neighbour.
+        workers: see :func:`evaluate_davis`.
         progress: show a bar over all frames.
 
     Returns:
@@ -141,108 +124,111 @@ def score_davis(
         DatasetError: ``root`` is not in the official layout, or a result is missing; the message names the first one.
         ValueError: an unknown year or sequence, a ``score_at`` out of range; a result has neither its annotation's size
             nor that, or ids that the first annotation lacks.
+        WorkerError: see :func:`evaluate_davis`.
 
     Source:
         See :func:`evaluate_davis`.
     """
-    layout = _Layout(Path(root), year, split, resolution)
-    size = _score_size(score_at)
-    selected = layout.sequences(sequences)
-    # All files are looked up before the first is scored: a gap shows at once, not after minutes.
-    paths = {sequence.name: _result_paths(Path(results_dir), sequence) for sequence in selected}
-
-    def predict(sequence: _Sequence, tick: Tick) -> LabelMaps:
-        return ticking(_read_results(sequence, paths[sequence.name]), tick)
-
-    return _evaluate(layout, selected, predict, size=size, config=None, progress=progress, details={})
+    benchmark = Davis(root, year=year, split=split, resolution=resolution, sequences=sequences, score_at=(score_at,))
+    return evaluate(benchmark, [Ready(Path(results_dir))], workers=workers, progress=progress)[0][0]
 
 
-# ---------------------------------------------------------------- layout
+class Davis:
+    """The data set as :func:`evaluate_davis` describes it, scored at one or more sizes.
+
+    Attributes:
+        videos: the selected sequences.
+        source: what predictions depend on besides model and rules.
+        sizes: of the scored masks; None is each annotation's own.
+    """
+
+    def __init__(
+        self,
+        root: str | PathLike[str],
+        *,
+        year: Literal[2016, 2017] = 2017,
+        split: str = "val",
+        resolution: str = "480p",
+        sequences: Sequence[str] | None = None,
+        score_at: Sequence[ScoreAt] = ("native",),
+    ) -> None:
+        layout = DavisLayout(Path(root), year, split, resolution)
+        self.sizes = [_score_size(size) for size in score_at]
+        self.videos = layout.sequences(sequences)
+        self.source = {"dataset": f"DAVIS-{year}", "resolution": resolution}
+        self._details = {"year": year, "split": split, "resolution": resolution}
+
+    def place(self, video: DavisSequence) -> str:
+        """Return the folder of a sequence's results."""
+        return video.name
+
+    def paths(self, folder: Path, video: DavisSequence) -> list[Path]:
+        """Return the results that are scored: of every frame but the first and the last."""
+        paths = [folder / video.name / annotation.name for annotation in video.annotations[1:-1]]
+        for path in paths:
+            if not path.is_file():
+                raise DatasetError(f"no {path}: results need a PNG for every annotation but the first and the last.")
+        return paths
+
+    def follow(self, video: DavisSequence, job: Job, tick: Tick) -> _Scores:
+        """Predict and score a sequence."""
+        propagator = Propagator(job.model, job.config, kernels=job.kernels)
+        frames = ticking(follow_masks(video.frames, video.truth(0), propagator), tick)
+        if job.output is None:
+            last = len(video.frames) - 1
+            scored = (masks for index, masks in enumerate(frames) if 0 < index < last)
+            return self._score(video, ([_rendered(masks, size) for size in self.sizes] for masks in scored))
+        folders = {size: job.output / _size_name(size) for size in (None, *self.sizes)}
+        if missing := [size for size, folder in folders.items() if not (folder / video.name).is_dir()]:
+            names = (path.name for path in video.annotations)
+            renderings = ([_rendered(masks, size) for size in missing] for masks in frames)
+            write_masks([folders[size] / video.name for size in missing], names, renderings)
+        return self._read(video, [folders[size] for size in self.sizes], lambda: None)
+
+    def read(self, video: DavisSequence, folder: Path, tick: Tick) -> _Scores:
+        """Score a sequence's ready results."""
+        return self._read(video, [folder] * len(self.sizes), tick)
+
+    def results(
+        self, scores: Mapping[str, _Scores], config: PropagationConfig | None, details: Mapping[str, Any]
+    ) -> list[EvaluationResult]:
+        """Sum up the scores of all sequences, once for each size."""
+        return [self._result(i, scores, config, details) for i in range(len(self.sizes))]
+
+    def _result(
+        self, index: int, scores: Mapping[str, _Scores], config: PropagationConfig | None, details: Mapping[str, Any]
+    ) -> EvaluationResult:
+        size = self.sizes[index]
+        objects = {name: [_object_scores(o) for o in np.moveaxis(at[index], 1, 0)] for name, at in scores.items()}
+        return EvaluationResult(
+            dataset=self.source["dataset"] + (f" at {_size_name(size)}" if size else ""),
+            scores=_mean([row for rows in objects.values() for row in rows]),
+            per_video={name: _mean(rows) for name, rows in objects.items()},
+            config=config,
+            details={
+                **self._details,
+                "score_at": list(size) if size else "native",
+                **details,
+                "per_object": {f"{n}_{i}": row for n, rows in objects.items() for i, row in enumerate(rows, start=1)},
+            },
+        )
+
+    def _read(self, video: DavisSequence, folders: Sequence[Path], tick: Tick) -> _Scores:
+        frames = zip(*(self.paths(folder, video) for folder in folders), strict=True)
+        return self._score(video, ticking(([video.result(path) for path in paths] for paths in frames), tick))
+
+    def _score(self, video: DavisSequence, frames: Iterable[Sequence[NDArray[np.uint8]]]) -> _Scores:
+        """Score label maps, one for each size, of the frames between the first and the last."""
+        count = video.object_count()
+        scored = range(1, len(video.annotations) - 1)
+        values = [
+            [_score_frame(video, i, labels, count, size) for labels, size in zip(maps, self.sizes, strict=True)]
+            for i, maps in zip(scored, frames, strict=True)
+        ]
+        return [np.stack(at) for at in zip(*values, strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Sequence:
-    """One video of the data set, all of whose files are there."""
-
-    name: str
-    frames: tuple[Path, ...]
-    annotations: tuple[Path, ...]  # one for each frame
-    binary: bool
-
-    def truth(self, index: int) -> NDArray[np.uint8]:
-        """Return the ids of a frame ``(H, W)``; void is background, as in the official semi-supervised task."""
-        labels = read_mask(self.annotations[index], binary=self.binary)
-        return np.where(labels == VOID, np.uint8(0), labels)
-
-    def object_count(self) -> int:
-        """Return the largest id of the first annotation; ids that turn up later are not scored."""
-        count = int(self.truth(0).max())
-        if count == 0:
-            raise DatasetError(f"{self.annotations[0]} shows no object: the first annotation must show all of them.")
-        return count
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """Where the official archives put their files."""
-
-    root: Path
-    year: int
-    split: str
-    resolution: str
-
-    def __post_init__(self) -> None:
-        if self.year not in (2016, 2017):
-            raise ValueError(f"year is {self.year!r}: DAVIS years are 2016 and 2017.")
-
-    def sequences(self, wanted: Sequence[str] | None) -> list[_Sequence]:
-        """Find the wanted sequences, or all of the split."""
-        names = choose(self._listed(), wanted, kind="sequences", split=f"{self.split} of {self.year}")
-        return [self._sequence(name) for name in names]
-
-    def _listed(self) -> list[str]:
-        """Read the split; a line is a name, or as in 2016 the paths of one frame and its annotation."""
-        path = self._tree.require(self.root / "ImageSets" / str(self.year) / f"{self.split}.txt")
-        first_words = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        names = [PurePosixPath(word).parent.name if "/" in word else word for word in first_words]
-        if not names:
-            raise DatasetError(f"{path} lists no sequence. Get the official list again.")
-        return list(dict.fromkeys(names))
-
-    def _sequence(self, name: str) -> _Sequence:
-        folder = self.root / "JPEGImages" / self.resolution / name
-        frames = self._tree.images(folder, "00000.jpg")
-        masks = self.root / "Annotations" / self.resolution / name
-        annotations = tuple(self._tree.require(masks / f"{frame.stem}.png") for frame in frames)
-        if len(frames) < 3:
-            raise DatasetError(
-                f"{folder} has {len(frames)} frames: 3 are needed, as the first and last are not scored."
-            )
-        return _Sequence(name, frames, annotations, binary=self.year == 2016)
-
-    @property
-    def _tree(self) -> Tree:
-        drawing = _TREE.format(root=self.root, resolution=self.resolution, year=self.year, split=self.split)
-        return Tree(f"DAVIS-{self.year}", drawing, "JPEGImages")
-
-
-# ---------------------------------------------------------------- ready results
-
-
-def _result_paths(results: Path, sequence: _Sequence) -> list[Path]:
-    """Return the results that are scored: of every frame but the first and the last."""
-    paths = [results / sequence.name / annotation.name for annotation in sequence.annotations[1:-1]]
-    for path in paths:
-        if not path.is_file():
-            raise DatasetError(f"no {path}: results need a PNG for every annotation but the first and the last.")
-    return paths
-
-
-def _read_results(sequence: _Sequence, paths: Sequence[Path]) -> Iterator[NDArray[np.uint8]]:
-    return (read_mask(path, binary=sequence.binary) for path in paths)
-
-
-# ---------------------------------------------------------------- scores
+_Scores = list[NDArray[np.float64]]  # for each size J and F of every frame and object, (frames, objects, 2)
 
 
 def _score_size(score_at: ScoreAt) -> Size | None:
@@ -255,55 +241,16 @@ def _score_size(score_at: ScoreAt) -> Size | None:
     return score_at
 
 
-def _size_name(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"
+def _size_name(size: Size | None) -> str:
+    return f"{size[0]}x{size[1]}" if size else ""
 
 
 def _rendered(masks: FrameMasks, size: Size | None) -> NDArray[np.uint8]:
     return masks.label_map() if size is None else masks.label_map(size)
 
 
-def _evaluate(
-    layout: _Layout,
-    sequences: Sequence[_Sequence],
-    predict: Callable[[_Sequence, Tick], LabelMaps],
-    *,
-    size: Size | None,
-    config: PropagationConfig | None,
-    progress: bool,
-    details: Mapping[str, Any],
-) -> EvaluationResult:
-    """Predict and score one sequence after the other; ``predict`` gives the frames between the first and the last."""
-    objects, effort = score_each(
-        sequences, lambda sequence, tick: _score_sequence(sequence, predict(sequence, tick), size), progress=progress
-    )
-    return EvaluationResult(
-        dataset=f"DAVIS-{layout.year}" + (f" at {_size_name(size)}" if size else ""),
-        scores=_mean([row for rows in objects.values() for row in rows]),
-        per_video={name: _mean(rows) for name, rows in objects.items()},
-        config=config,
-        details={
-            **details,
-            "year": layout.year,
-            "split": layout.split,
-            "resolution": layout.resolution,
-            "score_at": list(size) if size else "native",
-            **effort,
-            "per_object": {f"{name}_{i}": row for name, rows in objects.items() for i, row in enumerate(rows, start=1)},
-        },
-    )
-
-
-def _score_sequence(sequence: _Sequence, predictions: LabelMaps, size: Size | None) -> list[dict[str, float]]:
-    """Return the scores of every object, id 1 first, in percent."""
-    count = sequence.object_count()
-    scored = range(1, len(sequence.annotations) - 1)
-    values = [_score_frame(sequence, i, labels, count, size) for i, labels in zip(scored, predictions, strict=True)]
-    return [_object_scores(per_frame) for per_frame in np.stack(values, axis=1)]
-
-
 def _score_frame(
-    sequence: _Sequence, index: int, labels: NDArray[np.uint8], count: int, size: Size | None
+    sequence: DavisSequence, index: int, labels: NDArray[np.uint8], count: int, size: Size | None
 ) -> NDArray[np.float64]:
     """Return J and F of every object in one frame, ``(objects, 2)``."""
     truth, place = sequence.truth(index), f"{sequence.name}/{sequence.annotations[index].name}"

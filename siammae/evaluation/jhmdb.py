@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -15,25 +15,18 @@ from siammae.affinity import Kernels
 from siammae.config import PropagationConfig
 from siammae.context import recommended_config
 from siammae.errors import DatasetError
-from siammae.evaluation.results import EvaluationResult, claim_folder, model_name
-from siammae.evaluation.runs import Tick, Tree, choose, score_each, ticking
+from siammae.evaluation.jhmdb_layout import JOINTS, JhmdbClip, JhmdbLayout
+from siammae.evaluation.results import EvaluationResult
+from siammae.evaluation.runs import Tick, ticking
+from siammae.evaluation.scoring import Job, Ready, evaluate
 from siammae.evaluation.tracks import read_tracks, write_tracks
 from siammae.features import FeatureExtractor
 from siammae.frames import read_frames
 from siammae.metrics import pck
 from siammae.propagator import FrameKeypoints, KeypointPropagator
 
-JOINTS = (
-    *("neck", "belly", "face", "right shoulder", "left shoulder", "right hip", "left hip", "right elbow"),
-    *("left elbow", "right knee", "left knee", "right wrist", "left wrist", "right ankle", "left ankle"),
-)
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5)
 INVISIBLE = -1.0  # both coordinates of a joint that is not followed
-_TREE = """\
-{root}
-├── Rename_Images/<action>/<clip>/00001.png ...
-├── joint_positions/<action>/<clip>/joint_positions.mat
-└── splits/<action>_test_{split}.txt"""
 
 
 def evaluate_jhmdb(
@@ -47,6 +40,7 @@ def evaluate_jhmdb(
     count_first_frame: bool = False,
     zero_is_visible: bool = True,
     kernels: Kernels = "auto",
+    workers: int = 1,
     progress: bool = False,
 ) -> EvaluationResult:
     """Follow the 15 joints of every test clip's first frame and score PCK as videowalk and CropMAE do.
@@ -68,10 +62,12 @@ def evaluate_jhmdb(
             are ``PropagationConfig.preset("siammae", dataset="jhmdb")``.
         clips: ``<action>/<clip>`` out of the split; None takes all of them.
         output_dir: gets ``<action>/<clip>.csv`` with the columns frame, name, x, y, confidence, and a
-            ``config.json``. Files appear whole, so a run that was cut short goes on from there. None keeps nothing.
+            ``config.json``. Files appear whole, so a run that was cut short goes on from there. At the end the scores
+            join them, ``scores.json`` and ``scores.md``. None keeps nothing.
         count_first_frame: score the given first frame too, as VFS does.
         zero_is_visible: a joint predicted at x = 0 is visible; VFS takes it as invisible.
         kernels: see :func:`siammae.topk_affinity`.
+        workers: see :func:`evaluate_davis`.
         progress: show a bar over all frames.
 
     Returns:
@@ -82,30 +78,18 @@ def evaluate_jhmdb(
         DatasetError: ``root`` is not in the official layout; the message names the first path that is missing.
         ImportError: scipy, which reads the annotations, is not installed.
         ValueError: an unknown clip, or ``output_dir`` holds results of another run.
+        WorkerError: a worker process failed; the message names the clip.
         KernelUnavailableError: see :func:`siammae.topk_affinity`.
 
     Source:
         Jhuang et al. 2013; videowalk, code/eval/eval_pck.py; CropMAE, downstreams/propagation.
     """
-    layout = _Layout(Path(root), split)
-    selected = layout.clips(clips)
-    config = config or recommended_config(model)
+    benchmark = Jhmdb(
+        root, split=split, clips=clips, count_first_frame=count_first_frame, zero_is_visible=zero_is_visible
+    )
     output = None if output_dir is None else Path(output_dir)
-    if output is not None:
-        claim_folder(output, model, config, {"dataset": "JHMDB"}, [f"{clip.name}.csv" for clip in selected])
-
-    def predict(clip: _Clip, tick: Tick) -> NDArray[np.float32]:
-        predictions = ticking(_follow(clip, KeypointPropagator(model, config, kernels=kernels)), tick)
-        if output is None:
-            return np.stack([points for points, _ in predictions])
-        path = output / f"{clip.name}.csv"
-        if not path.is_file():
-            write_tracks(path, JOINTS, predictions)
-        return read_tracks(path, JOINTS, len(clip.frames))
-
-    rules = _Rules(count_first_frame, zero_is_visible)
-    details = {"model": model_name(model)}
-    return _evaluate(layout, selected, predict, rules=rules, config=config, progress=progress, details=details)
+    job = Job(model=model, config=config or recommended_config(model), kernels=kernels, output=output)
+    return evaluate(benchmark, [job], workers=workers, progress=progress)[0][0]
 
 
 def score_jhmdb(
@@ -116,6 +100,7 @@ def score_jhmdb(
     clips: Sequence[str] | None = None,
     count_first_frame: bool = False,
     zero_is_visible: bool = True,
+    workers: int = 1,
     progress: bool = False,
 ) -> EvaluationResult:
     """Score ready results of any program; the rules are those of :func:`evaluate_jhmdb`.
@@ -123,13 +108,14 @@ def score_jhmdb(
     Args:
         results_dir: holds ``<action>/<clip>.csv`` as ``siammae track`` writes them: the columns frame (from 0), name,
             x, y (pixels; the centre of the top left pixel is 0, 0) and one line for each joint in each frame, first
-            frames included, in any order. The names are those of ``siammae.evaluation.jhmdb.JOINTS``; a negative x
-            says that the joint is not visible. Other columns are not read.
+            frames included, in any order. The names are those of ``siammae.evaluation.jhmdb_layout.JOINTS``; a
+            negative x says that the joint is not visible. Other columns are not read.
         root: see :func:`evaluate_jhmdb`.
         split: see :func:`evaluate_jhmdb`.
         clips: see :func:`evaluate_jhmdb`.
         count_first_frame: see :func:`evaluate_jhmdb`.
         zero_is_visible: see :func:`evaluate_jhmdb`.
+        workers: see :func:`evaluate_davis`.
         progress: show a bar over all frames.
 
     Returns:
@@ -139,102 +125,21 @@ def score_jhmdb(
         DatasetError: ``root`` is not in the official layout, or a result is missing; the message names the first one.
         ImportError: scipy, which reads the annotations, is not installed.
         ValueError: an unknown clip, or a result is not in the form above; the message names the line.
+        WorkerError: see :func:`evaluate_jhmdb`.
 
     Source:
         See :func:`evaluate_jhmdb`.
     """
-    layout = _Layout(Path(root), split)
-    selected = layout.clips(clips)
-    # All files are looked up before the first is scored: a gap shows at once.
-    paths = {clip.name: _result_path(Path(results_dir), clip) for clip in selected}
-
-    def predict(clip: _Clip, tick: Tick) -> NDArray[np.float32]:
-        return read_tracks(paths[clip.name], JOINTS, len(clip.frames))
-
-    rules = _Rules(count_first_frame, zero_is_visible)
-    return _evaluate(layout, selected, predict, rules=rules, config=None, progress=progress, details={})
-
-
-# ---------------------------------------------------------------- layout
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Clip:
-    """One video of the data set, all of whose files are there."""
-
-    name: str
-    frames: tuple[Path, ...]
-    truth: NDArray[np.float64]  # (T, 15, 2) x, y; pixel (0, 0) has its centre at 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """Where the official archives put their files."""
-
-    root: Path
-    split: str
-
-    def clips(self, wanted: Sequence[str] | None) -> list[_Clip]:
-        """Find the wanted clips, or all test clips of the split."""
-        ending = f"_test_{self.split}.txt"
-        lists = sorted((self.root / "splits").glob(f"[!.]*{ending}"))
-        if not lists:
-            self._tree.require(self.root / "splits" / f"brush_hair{ending}")
-        listed = [f"{path.name.removesuffix(ending)}/{clip}" for path in lists for clip in _test_clips(path)]
-        if not listed:
-            raise DatasetError(f"{lists[0].parent} lists no test clip in *{ending}. Get the official lists again.")
-        return [self._clip(name) for name in choose(listed, wanted, kind="clips", split=self.split)]
-
-    def _clip(self, name: str) -> _Clip:
-        frames = self._tree.images(self.root / "Rename_Images" / name, "00001.png")
-        path = self._tree.require(self.root / "joint_positions" / name / "joint_positions.mat")
-        truth = _read_joints(path)
-        if len(frames) < len(truth):
-            raise DatasetError(
-                f"{frames[0].parent} has {len(frames)} frames but {path} has {len(truth)}. Get both again."
-            )
-        return _Clip(name, frames[: len(truth)], truth)  # frames without annotation are not followed
-
-    @property
-    def _tree(self) -> Tree:
-        return Tree("JHMDB", _TREE.format(root=self.root, split=self.split), "Rename_Images")
-
-
-def _test_clips(path: Path) -> Iterator[str]:
-    """Yield the test clips of one action's list."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        match line.rsplit(maxsplit=1):
-            case []:
-                continue
-            case [clip, "1" | "2" as part] if clip.endswith(".avi"):
-                if part == "2":
-                    yield clip.removesuffix(".avi")
-            case _:
-                raise DatasetError(f"{path}, line {number}: {line!r} is no '<clip>.avi 1' or '<clip>.avi 2' (test).")
-
-
-def _read_joints(path: Path) -> NDArray[np.float64]:
-    """Return the annotated joints ``(T, 15, 2)``; the file counts pixels from 1."""
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ImportError("JHMDB annotations are .mat files: pip install siammae[eval]") from error
-    try:
-        positions = loadmat(path, variable_names=["pos_img"]).get("pos_img", np.empty(0))
-    except Exception as error:  # a damaged file ends in zlib.error, MatReadError, TypeError, ...
-        raise DatasetError(f"{path} cannot be read: {error}. Get it again.") from error
-    known = positions.ndim == 3 and positions.shape[:2] == (2, len(JOINTS)) and positions.shape[2] > 0
-    if not (known and np.isfinite(positions).all()):
-        raise DatasetError(
-            f"{path} has pos_img of shape {positions.shape}: it must be (2, {len(JOINTS)}, frames), all finite."
-        )
-    return np.asarray(positions, np.float64).transpose(2, 1, 0) - 1
+    benchmark = Jhmdb(
+        root, split=split, clips=clips, count_first_frame=count_first_frame, zero_is_visible=zero_is_visible
+    )
+    return evaluate(benchmark, [Ready(Path(results_dir))], workers=workers, progress=progress)[0][0]
 
 
 # ---------------------------------------------------------------- predictions
 
 
-def _follow(clip: _Clip, propagator: KeypointPropagator) -> Iterator[FrameKeypoints]:
+def _follow(clip: JhmdbClip, propagator: KeypointPropagator) -> Iterator[FrameKeypoints]:
     """Yield the 15 joints of every frame; those outside the first frame stay invisible."""
     followed = np.zeros(len(JOINTS), bool)
     for index, path in enumerate(clip.frames):
@@ -248,13 +153,6 @@ def _follow(clip: _Clip, propagator: KeypointPropagator) -> Iterator[FrameKeypoi
             given = clip.truth[0][followed] if index == 0 else None
             points[followed], confidence[followed] = propagator.step(frame, keypoints=given)
         yield FrameKeypoints(points, confidence)
-
-
-def _result_path(results: Path, clip: _Clip) -> Path:
-    path = results / f"{clip.name}.csv"
-    if not path.is_file():
-        raise DatasetError(f"no {path}: results need a CSV for every clip.")
-    return path
 
 
 # ---------------------------------------------------------------- scores
@@ -301,41 +199,79 @@ def _body_size(truth: NDArray[np.float64], visible: NDArray[np.bool_]) -> NDArra
     return np.asarray(np.maximum(0.6 * diagonal, np.finfo(np.float64).tiny), np.float64)
 
 
-def _evaluate(
-    layout: _Layout,
-    clips: Sequence[_Clip],
-    predict: Callable[[_Clip, Tick], NDArray[np.float32]],
-    *,
-    rules: _Rules,
-    config: PropagationConfig | None,
-    progress: bool,
-    details: Mapping[str, Any],
-) -> EvaluationResult:
-    """Predict and score one clip after the other; ``predict`` gives the joints of all frames ``(T, 15, 2)``."""
-    judged, effort = score_each(
-        clips, lambda clip, tick: rules.judge(predict(clip, tick), clip.truth), progress=progress
-    )
-    joints = _joint_scores(judged.values())
-    counted = sum(int(part.counted.sum()) for part in judged.values())
-    scored_frames = effort["frames"] - (0 if rules.count_first_frame else len(clips))
-    return EvaluationResult(
-        dataset="JHMDB",
-        scores=_mean(joints),
-        per_video={name: _mean(_joint_scores([part])) for name, part in judged.items()},
-        config=config,
-        details={
-            **details,
-            "split": layout.split,
-            "count_first_frame": rules.count_first_frame,
-            "zero_is_visible": rules.zero_is_visible,
-            **effort,
-            "counted": counted,
-            "invisible": len(JOINTS) * scored_frames - counted,
-            "per_joint": {
-                joint: _named(row) for joint, row in zip(JOINTS, joints, strict=True) if not np.isnan(row).any()
+class Jhmdb:
+    """The data set as :func:`evaluate_jhmdb` describes it.
+
+    Attributes:
+        videos: the selected clips.
+        source: what predictions depend on besides model and rules.
+    """
+
+    def __init__(
+        self,
+        root: str | PathLike[str],
+        *,
+        split: str = "split1",
+        clips: Sequence[str] | None = None,
+        count_first_frame: bool = False,
+        zero_is_visible: bool = True,
+    ) -> None:
+        self._rules = _Rules(count_first_frame, zero_is_visible)
+        self.videos = JhmdbLayout(Path(root), split).clips(clips)
+        self.source = {"dataset": "JHMDB"}
+        self._split = split
+
+    def place(self, video: JhmdbClip) -> str:
+        """Return the file of a clip's results."""
+        return f"{video.name}.csv"
+
+    def paths(self, folder: Path, video: JhmdbClip) -> list[Path]:
+        """Return that file."""
+        path = folder / self.place(video)
+        if not path.is_file():
+            raise DatasetError(f"no {path}: results need a CSV for every clip.")
+        return [path]
+
+    def follow(self, video: JhmdbClip, job: Job, tick: Tick) -> _Judged:
+        """Predict and judge the joints of a clip."""
+        propagator = KeypointPropagator(job.model, job.config, kernels=job.kernels)
+        predictions = ticking(_follow(video, propagator), tick)
+        if job.output is None:
+            return self._rules.judge(np.stack([points for points, _ in predictions]), video.truth)
+        path = job.output / self.place(video)
+        if not path.is_file():
+            write_tracks(path, JOINTS, predictions)
+        return self.read(video, job.output, tick)
+
+    def read(self, video: JhmdbClip, folder: Path, tick: Tick) -> _Judged:
+        """Judge a clip's ready results."""
+        return self._rules.judge(read_tracks(self.paths(folder, video)[0], JOINTS, len(video.frames)), video.truth)
+
+    def results(
+        self, scores: Mapping[str, _Judged], config: PropagationConfig | None, details: Mapping[str, Any]
+    ) -> list[EvaluationResult]:
+        """Sum up the joints of all clips."""
+        joints = _joint_scores(scores.values())
+        counted = sum(int(part.counted.sum()) for part in scores.values())
+        frames = sum(len(clip.frames) - (not self._rules.count_first_frame) for clip in self.videos)
+        result = EvaluationResult(
+            dataset="JHMDB",
+            scores=_mean(joints),
+            per_video={name: _mean(_joint_scores([part])) for name, part in scores.items()},
+            config=config,
+            details={
+                "split": self._split,
+                "count_first_frame": self._rules.count_first_frame,
+                "zero_is_visible": self._rules.zero_is_visible,
+                **details,
+                "counted": counted,
+                "invisible": len(JOINTS) * frames - counted,
+                "per_joint": {
+                    joint: _named(row) for joint, row in zip(JOINTS, joints, strict=True) if not np.isnan(row).any()
+                },
             },
-        },
-    )
+        )
+        return [result]
 
 
 def _mean(joints: NDArray[np.float64]) -> dict[str, float]:

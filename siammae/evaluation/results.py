@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +16,17 @@ from torch import nn
 from siammae._version import __version__
 from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
+
+# Our scores and their columns in the CSVs of the official tool.
+_OFFICIAL = {
+    "J&F": "J&F-Mean",
+    "J": "J-Mean",
+    "J-Recall": "J-Recall",
+    "J-Decay": "J-Decay",
+    "F": "F-Mean",
+    "F-Recall": "F-Recall",
+    "F-Decay": "F-Decay",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +56,52 @@ class EvaluationResult:
         columns = list(dict.fromkeys(name for row in self.per_video.values() for name in row)) or list(self.scores)
         rows = [*self.per_video.items(), ("mean", self.scores)]
         cells = [[self.dataset, *columns]]
-        cells += [[video, *(_percent(row.get(name)) for name in columns)] for video, row in rows]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [_aligned(line, widths) for line in cells]
+        cells += [[video, *(percent(row.get(name)) for name in columns)] for video, row in rows]
+        lines = aligned(cells)
         rule = "-" * len(lines[0])
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]] if self.per_video else lines)
+
+    @property
+    def scored_at(self) -> str:
+        """The size of the scored masks where it is not the annotations' own, such as ``"480x880"``; else empty."""
+        return self.dataset.partition(" at ")[2]
+
+    def markdown(self) -> str:
+        """Return what :meth:`table` shows as Markdown, and below it the table of objects, classes or joints."""
+        parts = [markdown_table(self.dataset, {**self.per_video, "mean": self.scores})]
+        for name in ("per_object", "per_class", "per_joint"):
+            if rows := self.details.get(name):
+                what = name.removeprefix("per_")
+                parts.append(
+                    markdown_table(what, {k: v if isinstance(v, Mapping) else {"IoU": v} for k, v in rows.items()})
+                )
+        return "\n\n".join(parts) + "\n"
+
+    def write(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write everything that others may want to read into a folder; each file appears whole.
+
+        Args:
+            folder: made if missing; files of the same names are replaced.
+
+        Returns:
+            ``scores.json`` (:meth:`save`), ``scores.md`` (:meth:`markdown`) and, for DAVIS, the two files of its
+            official tool: ``global_results-<split>.csv`` and ``per-sequence_results-<split>.csv``, values from 0 to 1
+            with three decimals.
+
+        Source:
+            davis2017-evaluation, evaluation_method.py.
+        """
+        target = Path(folder)
+        self.save(target / "scores.json")
+        texts = {"scores.md": self.markdown()}
+        if "per_object" in self.details:
+            split, objects = self.details["split"], self.details["per_object"]
+            texts[f"global_results-{split}.csv"] = _csv(_OFFICIAL.values(), [[self.scores[name] for name in _OFFICIAL]])
+            rows = [[name, row["J"], row["F"]] for name, row in objects.items()]
+            texts[f"per-sequence_results-{split}.csv"] = _csv(("Sequence", "J-Mean", "F-Mean"), rows)
+        for name, text in texts.items():
+            write_text(target / name, text)
+        return [target / name for name in ("scores.json", *texts)]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything as JSON; missing folders are made, and the file appears whole or not at all.
@@ -61,16 +113,27 @@ class EvaluationResult:
             TypeError: ``details`` holds something that JSON does not know.
             ValueError: ``details`` holds nan or infinity.
         """
-        config = self.config.to_dict() if self.config else None
-        write_json(
-            Path(path),
-            {
-                "dataset": self.dataset,
-                "scores": _without_nan(self.scores),
-                "per_video": {video: _without_nan(row) for video, row in self.per_video.items()},
-                "config": config,
-                "details": dict(self.details),
-            },
+        write_json(Path(path), self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain JSON-ready values."""
+        return {
+            "dataset": self.dataset,
+            "scores": _without_nan(self.scores),
+            "per_video": {video: _without_nan(row) for video, row in self.per_video.items()},
+            "config": self.config.to_dict() if self.config else None,
+            "details": dict(self.details),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from :meth:`to_dict`'s result; what is missing or has another type raises what Python raises."""
+        return cls(
+            dataset=values["dataset"],
+            scores=_with_nan(values["scores"]),
+            per_video={video: _with_nan(row) for video, row in values["per_video"].items()},
+            config=None if values["config"] is None else PropagationConfig.from_dict(values["config"]),
+            details=values["details"],
         )
 
     @classmethod
@@ -85,25 +148,27 @@ class EvaluationResult:
             ValueError: the file is not a saved result; the message names it.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls(
-                dataset=values["dataset"],
-                scores=_with_nan(values["scores"]),
-                per_video={video: _with_nan(row) for video, row in values["per_video"].items()},
-                config=None if values["config"] is None else PropagationConfig.from_dict(values["config"]),
-                details=values["details"],
-            )
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is not a saved evaluation result ({error!r}): write one with save().") from error
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file under a temporary name beside its place, then rename it, so that no reader sees a part."""
-    text = _json(values)
+    """Write a JSON file that appears whole or not at all."""
+    write_text(path, _json(values))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that appears whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside its place, then rename it, so that no reader sees a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_bytes(content)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
@@ -137,6 +202,14 @@ def claim_folder(
         write_json(stamp, identity)
 
 
+def markdown_table(corner: str, rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Return rows of scores in percent as a Markdown table whose upper left cell is ``corner``."""
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    lines = [[corner, *columns], ["-"] + ["-:"] * len(columns)]
+    lines += [[name, *(percent(row.get(column)) for column in columns)] for name, row in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def model_name(model: FeatureExtractor) -> str:
     """Return where the weights came from, or else the class."""
     return str(getattr(model, "name", "") or type(model).__name__)
@@ -168,14 +241,27 @@ def _json(values: Mapping[str, Any]) -> str:
     return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Write a score; a missing one and nan as a dash."""
     return "-" if value is None or math.isnan(value) else f"{value:.1f}"
 
 
-def _aligned(cells: list[str], widths: list[int]) -> str:
-    """Put the name to the left and the numbers to the right of their columns."""
-    numbers = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
-    return "  ".join([cells[0].ljust(widths[0]), *numbers])
+def _csv(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Write rows as pandas does for the official tool; percent become parts of 1."""
+    cells = [[x if isinstance(x, str) else f"{x / 100:.3f}" for x in row] for row in rows]
+    return "".join(",".join(line) + "\n" for line in [list(columns), *cells])
+
+
+def aligned(lines: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
+    """Put columns of text under each other, the first ``left`` of them to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
 
 
 def _without_nan(scores: Mapping[str, float]) -> dict[str, float | None]:

@@ -1,18 +1,16 @@
-"""One pass over the videos of a split: find their files, choose, follow or go on, score one after the other."""
+"""What a pass over the videos of a split is made of: find their files, choose, follow, write whole."""
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from siammae.errors import DatasetError
 from siammae.frames import read_frames
@@ -39,8 +37,6 @@ class Video(Protocol):
         ...
 
 
-_V = TypeVar("_V", bound=Video)
-_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
@@ -147,27 +143,3 @@ def write_masks(folders: Sequence[Path], names: Iterable[str], masks: Iterable[S
         for name, renderings in zip(names, masks, strict=True):
             for part, labels in zip(parts, renderings, strict=True):
                 write_mask(part / name, labels)
-
-
-def score_each(
-    videos: Sequence[_V], score: Callable[[_V, Tick], _S], *, progress: bool
-) -> tuple[dict[str, _S], dict[str, Any]]:
-    """Score one video after the other under a bar over all frames.
-
-    Args:
-        videos: in the order of the scores.
-        score: gets a video, and what to call after each frame; frames it does not call for are counted at its end.
-        progress: show the bar.
-
-    Returns:
-        What ``score`` returned by name, and the effort for the result's details: ``frames`` and ``seconds``.
-    """
-    started, frames = time.perf_counter(), 0
-    scores: dict[str, _S] = {}
-    with tqdm(total=sum(len(video.frames) for video in videos), unit="frame", disable=not progress) as bar:
-        for video in videos:
-            bar.set_description(video.name)
-            scores[video.name] = score(video, bar.update)
-            frames += len(video.frames)
-            bar.update(frames - bar.n)
-    return scores, {"frames": frames, "seconds": round(time.perf_counter() - started, 3)}

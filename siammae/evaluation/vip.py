@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -15,8 +15,9 @@ from siammae.affinity import Kernels
 from siammae.config import PropagationConfig
 from siammae.context import recommended_config
 from siammae.errors import DatasetError
-from siammae.evaluation.results import EvaluationResult, claim_folder, model_name
-from siammae.evaluation.runs import LabelMaps, Tick, Tree, choose, follow_masks, score_each, ticking, write_masks
+from siammae.evaluation.results import EvaluationResult
+from siammae.evaluation.runs import LabelMaps, Tick, Tree, choose, follow_masks, ticking, write_masks
+from siammae.evaluation.scoring import Job, Ready, evaluate
 from siammae.features import FeatureExtractor
 from siammae.labels import resize_nearest
 from siammae.masks import MAX_OBJECTS, VOID, mask_ids, read_mask
@@ -41,6 +42,7 @@ def evaluate_vip(
     videos: Sequence[str] | None = None,
     output_dir: str | PathLike[str] | None = None,
     kernels: Kernels = "auto",
+    workers: int = 1,
     progress: bool = False,
 ) -> EvaluationResult:
     """Follow the first annotation of every video and score mIoU as eval_vip.py does.
@@ -59,8 +61,10 @@ def evaluate_vip(
         config: of the propagation; None takes the model's own recommendation, or else the defaults.
         videos: names out of the split; None takes all of them.
         output_dir: gets ``<video>/<frame>.png`` and a ``config.json``. Videos appear whole, so a run that was cut
-            short goes on from there. None keeps nothing.
+            short goes on from there. At the end the scores join them, ``scores.json`` and ``scores.md``. None keeps
+            nothing.
         kernels: see :func:`siammae.topk_affinity`.
+        workers: see :func:`evaluate_davis`.
         progress: show a bar over all frames.
 
     Returns:
@@ -71,32 +75,16 @@ def evaluate_vip(
         DatasetError: ``root`` is not in the official layout; the message names the first path that is missing.
         ValueError: an unknown video, an annotation with ids out of range, an option out of range, or ``output_dir``
             holds results of another run.
+        WorkerError: a worker process failed; the message names the video.
         KernelUnavailableError: see :func:`siammae.topk_affinity`.
 
     Source:
         Zhou et al. 2018 (ATEN); eval_vip.py as in TimeCycle, UVC and videowalk.
     """
-    rules = _Rules(num_classes, ignore_index)
-    layout = _Layout(Path(root), split)
-    selected = layout.videos(videos)
-    config = config or recommended_config(model)
+    benchmark = Vip(root, split=split, num_classes=num_classes, ignore_index=ignore_index, videos=videos)
     output = None if output_dir is None else Path(output_dir)
-    if output is not None:
-        source = {"dataset": "VIP", "ignore_index": str(ignore_index)}
-        claim_folder(output, model, config, source, [video.name for video in selected])
-
-    def predict(video: _Video, tick: Tick) -> LabelMaps:
-        propagator = Propagator(model, config, kernels=kernels)
-        predictions = ticking(_follow(video, rules.first_mask(video), propagator), tick)
-        if output is None:
-            return predictions
-        if not (output / video.name).is_dir():
-            names = (path.name for path in video.annotations)
-            write_masks([output / video.name], names, ([labels] for labels in predictions))
-        return _read_results(_result_paths(output, video))
-
-    details = {"model": model_name(model)}
-    return _evaluate(layout, selected, predict, rules=rules, config=config, progress=progress, details=details)
+    job = Job(model=model, config=config or recommended_config(model), kernels=kernels, output=output)
+    return evaluate(benchmark, [job], workers=workers, progress=progress)[0][0]
 
 
 def score_vip(
@@ -107,6 +95,7 @@ def score_vip(
     num_classes: int = 20,
     ignore_index: int | None = None,
     videos: Sequence[str] | None = None,
+    workers: int = 1,
     progress: bool = False,
 ) -> EvaluationResult:
     """Score ready results of any program; the rules are those of :func:`evaluate_vip`.
@@ -119,6 +108,7 @@ def score_vip(
         num_classes: see :func:`evaluate_vip`.
         ignore_index: see :func:`evaluate_vip`.
         videos: see :func:`evaluate_vip`.
+        workers: see :func:`evaluate_davis`.
         progress: show a bar over all frames.
 
     Returns:
@@ -127,20 +117,13 @@ def score_vip(
     Raises:
         DatasetError: ``root`` is not in the official layout, or a result is missing; the message names the first one.
         ValueError: an unknown video, ids or an option out of range.
+        WorkerError: see :func:`evaluate_vip`.
 
     Source:
         See :func:`evaluate_vip`; UVC's eval_vip.py smooths ids when it resizes, here they stay ids.
     """
-    rules = _Rules(num_classes, ignore_index)
-    layout = _Layout(Path(root), split)
-    selected = layout.videos(videos)
-    # All files are looked up before the first is scored: a gap shows at once, not after minutes.
-    paths = {video.name: _result_paths(Path(results_dir), video) for video in selected}
-
-    def predict(video: _Video, tick: Tick) -> LabelMaps:
-        return ticking(_read_results(paths[video.name]), tick)
-
-    return _evaluate(layout, selected, predict, rules=rules, config=None, progress=progress, details={})
+    benchmark = Vip(root, split=split, num_classes=num_classes, ignore_index=ignore_index, videos=videos)
+    return evaluate(benchmark, [Ready(Path(results_dir))], workers=workers, progress=progress)[0][0]
 
 
 # ---------------------------------------------------------------- layout
@@ -194,18 +177,6 @@ def _follow(video: _Video, first_mask: NDArray[np.uint8], propagator: Propagator
     return (np.zeros_like(first_mask) for _ in video.frames)
 
 
-def _result_paths(results: Path, video: _Video) -> list[Path]:
-    paths = [results / video.name / annotation.name for annotation in video.annotations]
-    for path in paths:
-        if not path.is_file():
-            raise DatasetError(f"no {path}: results need a PNG for every annotation.")
-    return paths
-
-
-def _read_results(paths: Sequence[Path]) -> Iterator[NDArray[np.uint8]]:
-    return (read_mask(path, binary=False) for path in paths)
-
-
 # ---------------------------------------------------------------- scores
 
 
@@ -247,41 +218,80 @@ class _Rules:
         return scores
 
 
-def _evaluate(
-    layout: _Layout,
-    videos: Sequence[_Video],
-    predict: Callable[[_Video, Tick], LabelMaps],
-    *,
-    rules: _Rules,
-    config: PropagationConfig | None,
-    progress: bool,
-    details: Mapping[str, Any],
-) -> EvaluationResult:
-    """Predict and score one video after the other; ``predict`` gives all frames."""
+class Vip:
+    """The data set as :func:`evaluate_vip` describes it.
 
-    def confusion(video: _Video, tick: Tick) -> NDArray[np.int64]:
+    Attributes:
+        videos: the selected ones.
+        source: what predictions depend on besides model and rules.
+    """
+
+    def __init__(
+        self,
+        root: str | PathLike[str],
+        *,
+        split: str = "val",
+        num_classes: int = 20,
+        ignore_index: int | None = None,
+        videos: Sequence[str] | None = None,
+    ) -> None:
+        self._rules = _Rules(num_classes, ignore_index)
+        self.videos = _Layout(Path(root), split).videos(videos)
+        self.source = {"dataset": "VIP", "ignore_index": str(ignore_index)}
+        self._details = {"split": split, "num_classes": num_classes, "ignore_index": ignore_index}
+
+    def place(self, video: _Video) -> str:
+        """Return the folder of a video's results."""
+        return video.name
+
+    def paths(self, folder: Path, video: _Video) -> list[Path]:
+        """Return the results, first frames included."""
+        paths = [folder / video.name / annotation.name for annotation in video.annotations]
+        for path in paths:
+            if not path.is_file():
+                raise DatasetError(f"no {path}: results need a PNG for every annotation.")
+        return paths
+
+    def follow(self, video: _Video, job: Job, tick: Tick) -> NDArray[np.int64]:
+        """Predict a video and count its pixels."""
+        propagator = Propagator(job.model, job.config, kernels=job.kernels)
+        predictions = ticking(_follow(video, self._rules.first_mask(video), propagator), tick)
+        if job.output is None:
+            return self._count(video, predictions)
+        if not (job.output / video.name).is_dir():
+            names = (path.name for path in video.annotations)
+            write_masks([job.output / video.name], names, ([labels] for labels in predictions))
+        return self.read(video, job.output, lambda: None)
+
+    def read(self, video: _Video, folder: Path, tick: Tick) -> NDArray[np.int64]:
+        """Count the pixels of a video's ready results."""
+        results = (read_mask(path, binary=False) for path in self.paths(folder, video))
+        return self._count(video, ticking(results, tick))
+
+    def results(
+        self, scores: Mapping[str, NDArray[np.int64]], config: PropagationConfig | None, details: Mapping[str, Any]
+    ) -> list[EvaluationResult]:
+        """Add up the counts of all videos."""
+        per_class = self._rules.class_scores(np.sum(list(scores.values()), axis=0))
+        result = EvaluationResult(
+            dataset="VIP",
+            scores={"mIoU": _mean(per_class)},
+            per_video={name: {"mIoU": _mean(self._rules.class_scores(count))} for name, count in scores.items()},
+            config=config,
+            details={
+                **self._details,
+                **details,
+                "per_class": {str(i): float(iou) for i, iou in enumerate(per_class) if not np.isnan(iou)},
+            },
+        )
+        return [result]
+
+    def _count(self, video: _Video, predictions: LabelMaps) -> NDArray[np.int64]:
         # One label map at a time: a video's maps together are many.
-        total = np.zeros((rules.num_classes, rules.num_classes), np.int64)
-        for index, labels in zip(range(len(video.frames)), predict(video, tick), strict=True):
-            total += rules.confusion(video, index, labels)
+        total = np.zeros((self._rules.num_classes, self._rules.num_classes), np.int64)
+        for index, labels in zip(range(len(video.frames)), predictions, strict=True):
+            total += self._rules.confusion(video, index, labels)
         return total
-
-    counts, effort = score_each(videos, confusion, progress=progress)
-    per_class = rules.class_scores(np.sum(list(counts.values()), axis=0))
-    return EvaluationResult(
-        dataset="VIP",
-        scores={"mIoU": _mean(per_class)},
-        per_video={name: {"mIoU": _mean(rules.class_scores(count))} for name, count in counts.items()},
-        config=config,
-        details={
-            **details,
-            "split": layout.split,
-            "num_classes": rules.num_classes,
-            "ignore_index": rules.ignore_index,
-            **effort,
-            "per_class": {str(i): float(iou) for i, iou in enumerate(per_class) if not np.isnan(iou)},
-        },
-    )
 
 
 def _mean(scores: NDArray[np.float64]) -> float:

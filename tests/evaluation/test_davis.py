@@ -252,7 +252,8 @@ def test_output_dir_when_given_changes_no_score_and_can_be_scored_again(davis_20
     assert again.scores == in_memory.scores
     assert again.per_video == in_memory.per_video
     names = [f"{i:05d}.png" for i in range(FRAMES)]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "pair", "solo"]
+    files = ["global_results-val.csv", "per-sequence_results-val.csv", "scores.json", "scores.md"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "pair", "solo", *files}
     assert sorted(path.name for path in (tmp_path / "out" / "pair").iterdir()) == names
     image = Image.open(tmp_path / "out" / "pair" / "00003.png")
     assert image.mode == "P"

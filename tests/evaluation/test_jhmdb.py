@@ -267,7 +267,7 @@ def test_output_dir_when_given_changes_no_score_and_can_be_scored_again(tree, st
     assert without_seconds(written) == without_seconds(in_memory)
     assert score_jhmdb(tmp_path / "out", tree).scores == in_memory.scores
     files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
-    assert files == sorted([f"{THROW}.csv", "config.json", f"{JUMP}.csv"])
+    assert files == sorted([f"{THROW}.csv", "config.json", f"{JUMP}.csv", "scores.json", "scores.md"])
     with (tmp_path / "out" / f"{JUMP}.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 15 * FRAMES[JUMP]
@@ -394,7 +394,7 @@ def test_evaluate_jhmdb_of_a_real_clip_gives_plausible_scores(shared_data, tmp_p
 
 @pytest.mark.shared_data
 def test_split_1_of_the_real_data_lists_its_five_clips(shared_data, tmp_path):
-    layout = jhmdb._Layout(shared_data / "data" / "JHMDB", "split1")
+    layout = jhmdb.JhmdbLayout(shared_data / "data" / "JHMDB", "split1")
     clips = layout.clips(None)
     assert [len(clip.frames) for clip in clips] == [37, 40, 40, 17, 20]
     official = (shared_data / "reference" / "splits" / "jhmdb_split1_test.txt").read_text().split()

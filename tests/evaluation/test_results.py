@@ -95,12 +95,12 @@ def test_save_when_writing_fails_leaves_the_old_file_and_no_other(tmp_path, monk
     path = tmp_path / "result.json"
     path.write_text("old")
 
-    def half_written(self, text, encoding):
-        with self.open("w") as file:
-            file.write(text[:10])
+    def half_written(self, content):
+        with self.open("wb") as file:
+            file.write(content[:10])
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "write_text", half_written)
+    monkeypatch.setattr(Path, "write_bytes", half_written)
     with pytest.raises(OSError, match="disk full"):
         RESULT.save(path)
     assert path.read_text() == "old"
@@ -167,3 +167,51 @@ def test_claim_folder_when_results_have_no_stamp_refuses(tmp_path):
     with pytest.raises(ValueError, match=r"holds bear but no config\.json: its origin is unknown"):
         claim_folder(tmp_path, Extractor(), PropagationConfig(), {}, ["ant", "bear"])
     claim_folder(tmp_path, Extractor(), PropagationConfig(), {}, ["ant"])  # other folders are none of its business
+
+
+FULL = EvaluationResult(
+    dataset="DAVIS-2017 at 480x880",
+    scores={
+        "J&F": 61.25,
+        "J": 60.0,
+        "F": 62.5,
+        "J-Recall": 70.0,
+        "J-Decay": -3.14,
+        "F-Recall": 1.0,
+        "F-Decay": 12.3456,
+    },
+    per_video={"bear": {"J&F": 61.25, "J": 60.0, "F": 62.5}},
+    details={"split": "val", "per_object": {"bear_1": {"J": 12.34, "F": 100.0}, "bear_2": {"J": 0.0, "F": 5.0}}},
+)
+
+
+def test_markdown_has_the_table_and_that_of_the_objects():
+    assert FULL.scored_at == "480x880"
+    assert FULL.markdown().splitlines()[:6] == [
+        "| DAVIS-2017 at 480x880 | J&F | J | F | J-Recall | J-Decay | F-Recall | F-Decay |",
+        "| - | -: | -: | -: | -: | -: | -: | -: |",
+        "| bear | 61.2 | 60.0 | 62.5 | - | - | - | - |",
+        "| mean | 61.2 | 60.0 | 62.5 | 70.0 | -3.1 | 1.0 | 12.3 |",
+        "",
+        "| object | J | F |",
+    ]
+    joints = EvaluationResult(dataset="VIP", scores={"mIoU": 1.0}, per_video={}, details={"per_class": {"0": 99.0}})
+    assert joints.markdown().splitlines()[-3:] == ["| class | IoU |", "| - | -: |", "| 0 | 99.0 |"]
+
+
+def test_write_makes_the_two_files_of_the_official_tool(tmp_path):
+    written = FULL.write(tmp_path / "out")
+    names = ["scores.json", "scores.md", "global_results-val.csv", "per-sequence_results-val.csv"]
+    assert written == [tmp_path / "out" / name for name in names]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
+    assert written[2].read_text().splitlines() == [
+        "J&F-Mean,J-Mean,J-Recall,J-Decay,F-Mean,F-Recall,F-Decay",
+        "0.613,0.600,0.700,-0.031,0.625,0.010,0.123",
+    ]
+    assert written[3].read_text().splitlines() == ["Sequence,J-Mean,F-Mean", "bear_1,0.123,1.000", "bear_2,0.000,0.050"]
+    assert EvaluationResult.load(written[0]).scores == FULL.scores
+
+
+def test_write_of_another_data_set_has_no_official_files(tmp_path):
+    result = EvaluationResult(dataset="VIP", scores={"mIoU": 1.0}, per_video={}, details={"split": "val"})
+    assert [path.name for path in result.write(tmp_path)] == ["scores.json", "scores.md"]

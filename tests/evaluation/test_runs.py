@@ -1,11 +1,8 @@
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from siammae.errors import DatasetError
-from siammae.evaluation.runs import Tree, choose, score_each, ticking, whole, write_masks
+from siammae.evaluation.runs import Tree, choose, whole, write_masks
 
 
 def test_choose_when_the_split_is_long_shows_its_beginning():
@@ -50,12 +47,3 @@ def test_write_masks_when_there_are_too_few_leaves_no_folder(tmp_path):
     with pytest.raises(ValueError, match="shorter"):
         write_masks([tmp_path / "video"], ["0.png", "1.png"], [[np.zeros((2, 3), np.uint8)]])
     assert list(tmp_path.iterdir()) == []
-
-
-def test_score_each_keeps_the_order_and_counts_frames(capsys):
-    videos = [SimpleNamespace(name=name, frames=[Path()] * count) for name, count in (("b", 3), ("a", 2))]
-    scores, effort = score_each(videos, lambda v, tick: list(ticking(v.frames[1:], tick)), progress=True)
-    assert list(scores) == ["b", "a"]
-    assert effort["frames"] == 5
-    assert effort["seconds"] >= 0
-    assert "5/5" in capsys.readouterr().err

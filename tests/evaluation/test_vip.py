@@ -231,7 +231,9 @@ def test_output_dir_when_given_changes_no_score_and_can_be_scored_again(tree, st
     written = evaluate_vip(PixelExtractor(4), tree, output_dir=tmp_path / "out")
     assert without_seconds(written) == without_seconds(in_memory)
     assert score_vip(tmp_path / "out", tree).scores == in_memory.scores
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "videos102", "videos12"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *("config.json", "scores.json", "scores.md", "videos102", "videos12")
+    ]
     assert sorted(path.stem for path in (tmp_path / "out" / "videos12").iterdir()) == list(NAMES)
 
 

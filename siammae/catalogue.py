@@ -1,0 +1,47 @@
+"""Public checkpoints that siammae can use, from one data file."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_FILE = Path(__file__).parent / "known_models.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownModel:
+    """What is known of a public checkpoint; nothing was measured by us.
+
+    Attributes:
+        name: for ``model=`` and ``--model`` where it is bundled or begins with ``timm/``; else what it is.
+        family: who made it, or how.
+        patch_size: pixels on a side of a patch.
+        parameters: of the encoder, in millions.
+        license: of the weights, lower case; ``"unknown"`` where we have not seen it.
+        gate: whether a download needs a form or an account: ``"no"``, ``"yes"`` or ``"unknown"``.
+        load: how to get and use it.
+        davis_2017_val: published J&F in percent; None where we know of none that we could check.
+        source: of that score. Rules and input sizes differ between sources.
+    """
+
+    name: str
+    family: str
+    patch_size: int
+    parameters: float
+    license: str
+    gate: str
+    load: str
+    davis_2017_val: float | None = None
+    source: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as plain JSON-ready values."""
+        return asdict(self)
+
+
+def known_models() -> tuple[KnownModel, ...]:
+    """Return the public checkpoints that ``siammae models`` lists, in its order."""
+    with _FILE.open("rb") as file:
+        return tuple(KnownModel(**values) for values in tomllib.load(file)["model"])

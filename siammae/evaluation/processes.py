@@ -1,0 +1,117 @@
+"""Videos in several processes of this machine: named errors, a clean stop, results that do not depend on order."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from siammae.errors import WorkerError
+from siammae.evaluation.runs import Tick, Video
+
+_V = TypeVar("_V", bound=Video)
+_T = TypeVar("_T")
+
+
+class _Failure(NamedTuple):
+    """An error as text: the error itself may not survive the way between processes."""
+
+    message: str
+    origin: str
+
+
+class _Stopped(Exception):  # noqa: N818 -- not an error: ends a video half way
+    """The parent wants no more results."""
+
+
+def map_in_processes(
+    work: Callable[[_V, Tick], _T], videos: Sequence[_V], *, workers: int, done: Callable[[_V], object]
+) -> dict[str, _T]:
+    """Apply ``work`` to every video in fresh processes of one thread each.
+
+    When a video fails, or on Ctrl-C, the other processes stop after their current frame and clean up after themselves.
+
+    Args:
+        work: gets a video, and what to call after each frame; it must be picklable.
+        videos: whose ``frames`` say how long they take: the longest go first.
+        workers: number of processes.
+        done: called with each finished video.
+
+    Returns:
+        Results by name, in the order of ``videos``.
+
+    Raises:
+        WorkerError: a video failed, a process died, or ``work`` cannot be sent to another process.
+    """
+    context = get_context("spawn")  # a forked process would inherit locked threads and a CUDA context it cannot use
+    stop = context.Event()
+    start = (_pickled(work), stop)
+    results: dict[str, _T] = {}
+    with ProcessPoolExecutor(min(workers, len(videos)), context, _start, start) as pool:
+        longest_first = sorted(videos, key=lambda video: -len(video.frames))
+        futures = {pool.submit(_run, video): video for video in longest_first}
+        try:
+            for future in as_completed(futures):
+                video = futures[future]
+                results[video.name] = _checked(video.name, future.result())
+                done(video)
+        except BrokenProcessPool as error:
+            raise WorkerError(
+                "a worker process ended without a word, perhaps for want of memory: use fewer workers. A script that "
+                'starts workers needs its main part under `if __name__ == "__main__":`.'
+            ) from error
+        finally:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+    return {video.name: results[video.name] for video in videos}
+
+
+def _pickled(work: Callable[..., Any]) -> bytes:
+    """Pickle plainly: the pool itself would send tensors by way of shared memory, of which containers have little."""
+    try:
+        return pickle.dumps(work)
+    except Exception as error:  # pickle raises nearly anything
+        raise WorkerError(f"the model cannot be sent to worker processes ({error}): use workers=1.") from error
+
+
+def _checked(name: str, outcome: _T | _Failure) -> _T:
+    if isinstance(outcome, _Failure):
+        error = WorkerError(f"{name}: {outcome.message}")
+        error.add_note(outcome.origin)
+        raise error
+    return outcome
+
+
+# ---------------------------------------------------------------- in the worker
+
+_work: Callable[[Any, Tick], Any]
+_tick: Tick
+
+
+def _start(work: bytes, stop: Any) -> None:  # noqa: ANN401 -- an event's type depends on the context
+    """Prepare a worker: one thread, and Ctrl-C is for the parent, which tells the workers."""
+    global _work, _tick
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+    def tick() -> None:
+        if stop.is_set():
+            raise _Stopped
+
+    _work, _tick = pickle.loads(work), tick
+
+
+def _run(video: Any) -> Any:  # noqa: ANN401 -- as work has it
+    try:
+        return _work(video, _tick)
+    except _Stopped:
+        return None
+    except Exception as error:
+        return _Failure(str(error) or type(error).__name__, traceback.format_exc())

@@ -1,0 +1,160 @@
+"""Work shared by processes: workers of this machine, and ranks as torchrun starts them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from siammae.config import PropagationConfig
+from siammae.errors import WorkerError
+from siammae.evaluation import EvaluationResult, evaluate_davis
+from siammae.evaluation.processes import map_in_processes
+from siammae.features import PixelExtractor
+from siammae.frames import read_frames
+from tests.evaluation.toy import FailingExtractor, Unpicklable, write_davis
+
+ROOT = Path(__file__).resolve().parents[2]
+RULES = PropagationConfig(radius=3, queue_length=2)
+
+
+@pytest.fixture
+def root(tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the workers: sums of floats depend on it
+    yield write_davis(tmp_path / "DAVIS")
+    torch.set_num_threads(threads)
+
+
+def without_seconds(result):
+    values = result.to_dict()
+    del values["details"]["seconds"]
+    return values
+
+
+class Dies(PixelExtractor):
+    """Takes its process along, as the system does when memory is short."""
+
+    def extract(self, frames, **options):
+        os._exit(9)
+
+
+def test_workers_give_what_one_process_gives_and_a_run_goes_on(root, tmp_path):
+    alone = evaluate_davis(PixelExtractor(8), root, config=RULES, output_dir=tmp_path / "alone")
+    shared = evaluate_davis(PixelExtractor(8), root, config=RULES, output_dir=tmp_path / "shared", workers=2)
+    assert without_seconds(shared) == without_seconds(alone)
+    assert list(shared.per_video) == ["a", "b", "c"]
+    written = sorted(path.relative_to(tmp_path / "alone") for path in (tmp_path / "alone").rglob("*.png"))
+    assert len(written) == 15
+    for path in written:
+        assert (tmp_path / "alone" / path).read_bytes() == (tmp_path / "shared" / path).read_bytes()
+    marked = (tmp_path / "shared" / "a" / "00000.png").stat().st_mtime_ns
+    for path in (tmp_path / "shared" / "b").iterdir():
+        path.unlink()
+    (tmp_path / "shared" / "b").rmdir()
+    again = evaluate_davis(PixelExtractor(8), root, config=RULES, output_dir=tmp_path / "shared", workers=2)
+    assert without_seconds(again) == without_seconds(alone)
+    assert (tmp_path / "shared" / "a" / "00000.png").stat().st_mtime_ns == marked
+
+
+def test_worker_when_a_sequence_fails_names_it_and_leaves_whole_results_only(root, tmp_path):
+    bad = next(read_frames(root / "JPEGImages" / "480p" / "b" / "00002.jpg"))
+    extractor = FailingExtractor(8, bad[None].tobytes())
+    with pytest.raises(WorkerError, match="b: cannot stand this frame") as caught:
+        evaluate_davis(extractor, root, config=RULES, output_dir=tmp_path / "out", workers=2)
+    assert "test_processes" in caught.value.__notes__[0] or "toy.py" in caught.value.__notes__[0]
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "b" not in left
+    assert left <= {"config.json", "a", "c"}
+
+
+def test_worker_when_its_process_dies_says_so(root):
+    with pytest.raises(WorkerError, match=r"a worker process ended without a word.*use fewer workers"):
+        evaluate_davis(Dies(8), root, config=RULES, workers=2)
+
+
+def test_workers_when_the_model_cannot_be_sent_say_so(root):
+    with pytest.raises(WorkerError, match=r"the model cannot be sent to worker processes .*: use workers=1\."):
+        evaluate_davis(Unpicklable(), root, config=RULES, workers=2)
+
+
+def test_workers_when_below_one_are_refused(root):
+    with pytest.raises(ValueError, match="workers is 0: it must be at least 1"):
+        evaluate_davis(PixelExtractor(8), root, workers=0)
+
+
+def test_map_in_processes_reports_every_video(root):
+    from siammae.evaluation.davis import Davis
+
+    done = []
+    videos = Davis(root).videos
+    assert map_in_processes(_name, videos, workers=2, done=lambda video: done.append(video.name)) == {
+        "a": "a5",
+        "b": "b4",
+        "c": "c6",
+    }
+    assert sorted(done) == ["a", "b", "c"]
+
+
+def _name(video, tick):
+    tick()
+    return f"{video.name}{len(video.frames)}"
+
+
+def _command(root, out, *extra):
+    argv = [sys.executable, "-m", "siammae", "evaluate", "davis", str(root), "--device", "cpu", "--quiet"]
+    return [*argv, "-o", str(out), "--json", str(out / "all.json"), "--set", "queue_length=1", *extra]
+
+
+def _environment(**more):
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+
+
+def test_ranks_share_the_sequences_and_the_first_writes(root, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [
+        subprocess.Popen(
+            _command(root, tmp_path / "out"),
+            env=_environment(**place, RANK=str(rank), LOCAL_RANK=str(rank)),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    printed = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert "J&F" in printed[0]
+    assert printed[1] == ""
+    alone = subprocess.run(_command(root, tmp_path / "alone"), env=_environment(), check=True, capture_output=True)
+    assert alone.stdout.decode().splitlines()[:-1] == printed[0].splitlines()[:-1]
+    results = [EvaluationResult.load(tmp_path / name / "all.json") for name in ("out", "alone")]
+    assert without_seconds(results[0]) == without_seconds(results[1])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals differ")
+def test_workers_when_interrupted_end_and_clean_up(tmp_path):
+    root = write_davis(tmp_path / "DAVIS", (("a", 40), ("b", 40)), size=(240, 320))
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        _command(root, out, "--workers", "2"),
+        env=_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 240
+    while not list(out.glob(".*-*/*/*.png")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to parent and workers
+    assert process.wait(timeout=240) == 130
+    assert "stopped" in process.stderr.read()
+    assert {path.name for path in out.iterdir()} <= {"config.json", "a", "b"}
