@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Comparison,
         EvaluationResult,
         FeatureCache,
+        Sweep,
         compare,
         evaluate_davis,
         evaluate_jhmdb,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         score_davis,
         score_jhmdb,
         score_vip,
+        sweep,
     )
     from siammae.features import FeatureExtractor, PixelExtractor
     from siammae.frames import VideoWriter, read_frames
@@ -73,6 +75,7 @@ _MODULE_OF = {
     "Propagator": "propagator",
     "SiamMAE": "model",
     "SiamMAEError": "errors",
+    "Sweep": "evaluation",
     "TimmExtractor": "backbones",
     "TopK": "affinity",
     "VideoKeypoints": "propagation",
@@ -106,6 +109,7 @@ _MODULE_OF = {
     "score_davis": "evaluation",
     "score_jhmdb": "evaluation",
     "score_vip": "evaluation",
+    "sweep": "evaluation",
     "topk_affinity": "affinity",
     "write_mask": "masks",
 }
@@ -131,6 +135,7 @@ __all__ = [
     "Propagator",
     "SiamMAE",
     "SiamMAEError",
+    "Sweep",
     "TimmExtractor",
     "TopK",
     "VideoKeypoints",
@@ -165,6 +170,7 @@ __all__ = [
     "score_davis",
     "score_jhmdb",
     "score_vip",
+    "sweep",
     "topk_affinity",
     "write_mask",
 ]

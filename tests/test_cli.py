@@ -317,7 +317,9 @@ def test_command_line_when_it_is_malformed_exits_with_2(argv, capsys):
     assert "usage: siammae" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["demo", "propagate", "track", "extract", "evaluate davis", "sweep", "models", "pretrain", "info"])
+@pytest.mark.parametrize(
+    "command", ["demo", "propagate", "track", "extract", "evaluate davis", "sweep", "models", "pretrain", "info"]
+)
 def test_help_of_every_command_is_printed(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*command.split(), "--help"])

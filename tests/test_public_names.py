@@ -31,6 +31,7 @@ INVENTORY = {
     "Propagator",
     "SiamMAE",
     "SiamMAEError",
+    "Sweep",
     "TimmExtractor",
     "TopK",
     "VideoKeypoints",
@@ -65,6 +66,7 @@ INVENTORY = {
     "score_davis",
     "score_jhmdb",
     "score_vip",
+    "sweep",
     "topk_affinity",
     "write_mask",
 }

@@ -5,12 +5,14 @@ from siammae.evaluation.comparison import Comparison, compare
 from siammae.evaluation.davis import evaluate_davis, score_davis
 from siammae.evaluation.jhmdb import evaluate_jhmdb, score_jhmdb
 from siammae.evaluation.results import EvaluationResult
+from siammae.evaluation.sweeping import Sweep, sweep
 from siammae.evaluation.vip import evaluate_vip, score_vip
 
 __all__ = [
     "Comparison",
     "EvaluationResult",
     "FeatureCache",
+    "Sweep",
     "compare",
     "evaluate_davis",
     "evaluate_jhmdb",
@@ -18,4 +20,5 @@ __all__ = [
     "score_davis",
     "score_jhmdb",
     "score_vip",
+    "sweep",
 ]
