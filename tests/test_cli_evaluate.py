@@ -174,7 +174,7 @@ def test_evaluate_takes_the_presets_version_of_the_data_set(trees, weights, caps
 def test_evaluate_when_told_a_short_side_means_that_side_with_every_preset(trees, weights, tmp_path, capsys):
     argv = ["vip", trees / "VIP", "--model", weights, "--json", tmp_path / "scores.json", "--preset", "siammae"]
     printed = evaluate(capsys, *argv, "--short-side", 24, "--set", "size_multiple=8")
-    assert "frames enter at 24x32, not as these rules have it" in printed
+    assert "frames enter at 24x24, not as these rules have it" in printed
     config = siammae.EvaluationResult.load(tmp_path / "scores.json").config
     assert (config.resize, config.resize_side, config.top_k) == (24, "short", 10)
 
@@ -206,7 +206,7 @@ def test_evaluate_of_several_presets_and_sizes_prints_one_table_and_writes_all(t
     extra = ["--json", files["json"], "--markdown", files["md"], "--plot", files["png"], "-o", tmp_path / "out"]
     table = evaluate(capsys, *argv, *extra, "--top-k", 3, "--same-input", "--workers", 2)
     assert [line.split()[1:4] for line in table[2:6]] == [
-        [name, "top_k=3*", size] for name in ("crw", "vfs") for size in ("16x24", "24x32")
+        [name, "top_k=3*", size] for name in ("crw", "vfs") for size in ("16x16", "24x32")
     ]
     assert table[-3:] == [f"scores written to {path}" for path in files.values()]
     comparison = siammae.Comparison.load(files["json"])

@@ -124,13 +124,6 @@ def test_configs_when_none_are_the_recommendation_of_each_model(root):
     assert [row.details["rules"] for row in comparison.results] == ["recommended"] * 2
 
 
-def test_compare_with_workers_gives_the_same(root):
-    models = {"rgb": PixelExtractor(8)}
-    alone, shared = (compare("davis", root, models, RULES, workers=n) for n in (1, 2))
-    for mine, theirs in zip(shared.results, alone.results, strict=True):
-        assert mine.scores == pytest.approx(theirs.scores, abs=1e-6)
-
-
 def test_plot_is_a_picture_of_scores_against_size(root, tmp_path):
     comparison = compare("davis", root, {"rgb": PixelExtractor(8)}, RULES, short_sides=[16, 24, 32])
     comparison.plot(tmp_path / "new" / "sizes.png")

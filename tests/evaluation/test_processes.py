@@ -14,7 +14,6 @@ import torch
 from siammae.config import PropagationConfig
 from siammae.errors import WorkerError
 from siammae.evaluation import EvaluationResult, evaluate_davis
-from siammae.evaluation.processes import map_in_processes
 from siammae.features import PixelExtractor
 from siammae.frames import read_frames
 from tests.evaluation.toy import FailingExtractor, Unpicklable, write_davis
@@ -86,24 +85,6 @@ def test_workers_when_the_model_cannot_be_sent_say_so(root):
 def test_workers_when_below_one_are_refused(root):
     with pytest.raises(ValueError, match="workers is 0: it must be at least 1"):
         evaluate_davis(PixelExtractor(8), root, workers=0)
-
-
-def test_map_in_processes_reports_every_video(root):
-    from siammae.evaluation.davis import Davis
-
-    done = []
-    videos = Davis(root).videos
-    assert map_in_processes(_name, videos, workers=2, done=lambda video: done.append(video.name)) == {
-        "a": "a5",
-        "b": "b4",
-        "c": "c6",
-    }
-    assert sorted(done) == ["a", "b", "c"]
-
-
-def _name(video, tick):
-    tick()
-    return f"{video.name}{len(video.frames)}"
 
 
 def _command(root, out, *extra):
