@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from siammae.cli import main
 from siammae.config import PropagationConfig
 from siammae.errors import WorkerError
 from siammae.evaluation import EvaluationResult, evaluate_davis
@@ -96,7 +97,7 @@ def _environment(**more):
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 
 
-def test_ranks_share_the_sequences_and_the_first_writes(root, tmp_path):
+def test_ranks_share_the_sequences_and_the_first_writes(root, tmp_path, capsys):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -114,8 +115,8 @@ def test_ranks_share_the_sequences_and_the_first_writes(root, tmp_path):
     assert [process.returncode for process in started] == [0, 0]
     assert "J&F" in printed[0]
     assert printed[1] == ""
-    alone = subprocess.run(_command(root, tmp_path / "alone"), env=_environment(), check=True, capture_output=True)
-    assert alone.stdout.decode().splitlines()[:-1] == printed[0].splitlines()[:-1]
+    assert main(_command(root, tmp_path / "alone")[3:]) == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == printed[0].splitlines()[:-1]
     results = [EvaluationResult.load(tmp_path / name / "all.json") for name in ("out", "alone")]
     assert without_seconds(results[0]) == without_seconds(results[1])
 
@@ -133,9 +134,10 @@ def test_workers_when_interrupted_end_and_clean_up(tmp_path):
     )
     deadline = time.monotonic() + 240
     while not list(out.glob(".*-*/*/*.png")) and time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to parent and workers
-    assert process.wait(timeout=240) == 130
-    assert "stopped" in process.stderr.read()
+    error = process.communicate(timeout=240)[1]
+    assert process.returncode == 130
+    assert "stopped" in error
     assert {path.name for path in out.iterdir()} <= {"config.json", "a", "b"}
