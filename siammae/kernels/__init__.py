@@ -20,6 +20,7 @@ ENVIRONMENT = "SIAMMAE_KERNELS"
 # Fastest first: "auto" takes the first one that runs here and does not refuse the call. The reference never does.
 _MODULES = {
     "triton": "siammae.kernels.triton_ops",
+    "native": "siammae.kernels.native",
     "cpu": "siammae.kernels.cpu",
     "reference": "siammae.kernels.reference",
 }

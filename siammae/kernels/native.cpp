@@ -1,0 +1,100 @@
+// The C interface of the native backend: which instruction sets there are, and one affinity call over threads.
+#include <algorithm>
+#include <atomic>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include "native.h"
+
+#define SIAMMAE_DECLARE(level)                                \
+    void siammae_tile_##level(const Problem *, const Tile *); \
+    void siammae_layout_##level(const float *, int64_t, int64_t, int64_t, Frame *);
+
+extern "C" {
+SIAMMAE_DECLARE(portable)
+#if defined(__x86_64__)
+SIAMMAE_DECLARE(avx2)
+SIAMMAE_DECLARE(avx512)
+SIAMMAE_DECLARE(avx512vnni)
+#endif
+}
+
+namespace {
+
+struct Level {
+    const char *name;
+    TileFunction tile;
+    LayoutFunction layout;
+    bool screens;  // in int16, with half the words and float32 patches beside them
+    bool (*runs_here)();
+};
+
+// Best first.
+const Level kLevels[] = {
+#if defined(__x86_64__)
+    {"avx512-vnni", siammae_tile_avx512vnni, siammae_layout_avx512vnni, true,
+     [] { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni"); }},
+    {"avx512", siammae_tile_avx512, siammae_layout_avx512, false,
+     [] { return bool(__builtin_cpu_supports("avx512f")); }},
+    {"avx2", siammae_tile_avx2, siammae_layout_avx2, false,
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+#endif
+    {"portable", siammae_tile_portable, siammae_layout_portable, false, [] { return true; }},
+};
+const int kLevelCount = sizeof(kLevels) / sizeof(kLevels[0]);
+
+// Threads take tiles from a counter: which thread does a tile changes nothing in it.
+void work(const Problem &problem, TileFunction tile, std::atomic<int64_t> &next, int64_t side, void *scratch) {
+    const int64_t across = (problem.width + side - 1) / side, down = (problem.height + side - 1) / side;
+    for (int64_t i; (i = next.fetch_add(1)) < across * down;) {
+        const int64_t top = i / across * side, left = i % across * side;
+        const Tile part = {top, std::min(problem.height, top + side), left, std::min(problem.width, left + side), scratch};
+        tile(&problem, &part);
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Goes up with every change of native.h or of a function here.
+int32_t siammae_native_abi() { return 1; }
+
+int32_t siammae_native_levels() { return kLevelCount; }
+const char *siammae_native_level_name(int32_t level) { return kLevels[level].name; }
+int32_t siammae_native_level_screens(int32_t level) { return kLevels[level].screens; }
+int32_t siammae_native_level_runs(int32_t level) { return kLevels[level].runs_here(); }
+
+void siammae_native_layout(const float *features, int64_t channels, int64_t h, int64_t w, int32_t level, Frame *frame) {
+    kLevels[level].layout(features, channels, h, w, frame);
+}
+
+// Returns 0, or 1 where there is too little memory.
+int32_t siammae_native_topk(const Problem *problem, int32_t level, int32_t threads) try {
+    const auto tiles = [&](int64_t side) {
+        return ((problem->width + side - 1) / side) * ((problem->height + side - 1) / side);
+    };
+    // Large tiles read the context less often; small ones share the work out evenly.
+    const int64_t side = tiles(kTileSide) >= 4 * threads ? kTileSide : kTileSide / 2;
+    threads = int32_t(std::min<int64_t>(std::max(threads, 1), tiles(side)));
+    const size_t bytes = (size_t(problem->channels) * 8 + 8) * kTileSide * kTileSide;
+    std::vector<char> memory(bytes * threads + 64);
+    char *scratch = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
+    std::atomic<int64_t> next{0};
+    std::vector<std::thread> others;
+    others.reserve(threads);
+    for (int32_t i = 1; i < threads; ++i) {
+        try {
+            others.emplace_back([&, i] { work(*problem, kLevels[level].tile, next, side, scratch + i * bytes); });
+        } catch (...) {
+            break;  // the system gives no more threads: those there are do all the tiles
+        }
+    }
+    work(*problem, kLevels[level].tile, next, side, scratch);
+    for (std::thread &other : others) other.join();
+    return 0;
+} catch (const std::bad_alloc &) {
+    return 1;
+}
+}

@@ -1,0 +1,35 @@
+// What the two C++ files of the native backend share: one call's description and the tile function's signature.
+// Plain C types only; ctypes fills `Problem` field by field, so its layout is part of the ABI number in native.cpp.
+#pragma once
+#include <stdint.h>
+
+// A context frame in the order the inner loop reads it: (h, groups, w) words and kSlack more. A word is one float32
+// channel or, at levels that screen, a pair of int16 channels: round(scale * feature).
+struct Frame {
+    const void *words;
+    const float *patches;  // (h*w, channels) float32, for rescoring; unused at levels that do not screen
+    double scale;
+    double error;   // no patch is further from its int16 / scale than this
+    double length;  // of the longest patch
+};
+
+struct Problem {
+    int64_t channels, height, width, frames, free_frames, top_k;
+    int64_t reach;        // rows above and below a patch that its window touches
+    const int64_t *half;  // (reach + 1): the window's half width at each row distance
+    const float *query;   // (channels, h, w)
+    const Frame *context;
+    float *scores;     // (h*w, top_k), best first, filled up with -inf
+    int64_t *indices;  // (h*w, top_k) into frames*h*w
+    int64_t *tied;     // (h*w): further patches exactly as similar as the top_k-th
+};
+
+struct Tile {
+    int64_t top, bottom, left, right;  // query patches [top, bottom) x [left, right)
+    void *scratch;                     // 8 * channels + 8 bytes for each patch of a whole tile, aligned to 64
+};
+
+typedef void (*TileFunction)(const Problem *, const Tile *);
+// Lays out features (channels, h, w) as a Frame, whose words and patches point to memory of the caller.
+typedef void (*LayoutFunction)(const float *features, int64_t channels, int64_t h, int64_t w, Frame *frame);
+enum { kTileSide = 16, kSlack = 64 };  // kSlack words may be read past a frame's end; they are never used

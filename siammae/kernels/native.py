@@ -1,0 +1,186 @@
+"""Top-k affinity in C++: what ``native.cpp`` does, reached through ctypes. Absent where no compiler built it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LIBRARY = Path(__file__).with_name("libsiammae_native.so")
+ENVIRONMENT = "SIAMMAE_NATIVE_ISA"  # one of instruction_sets(), to run a slower one than the machine has
+_ABI = 1  # siammae_native_abi() in native.cpp
+_SLACK = 64  # kSlack in native.h
+_LONGEST_LIST = 4096  # the lists are kept sorted by insertion: their cost grows with the square
+
+
+class _Frame(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("words", "patches")),
+        *((name, ctypes.c_double) for name in ("scale", "error", "length")),
+    )
+
+
+class _Problem(ctypes.Structure):
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in ("channels", "height", "width", "frames", "free_frames", "top_k", "reach")
+        ),
+        *((name, ctypes.c_void_p) for name in ("half", "query", "context", "scores", "indices", "tied")),
+    )
+
+
+class NativeFrame(NamedTuple):
+    """One context frame as the C++ code reads it."""
+
+    words: Tensor  # float32 channels or pairs of int16 channels, (h * groups * w + slack) of 4 bytes
+    patches: Tensor  # (h*w, C) float32; empty where nothing is rescored
+    address: _Frame  # of both, and how far rounding to int16 can move a patch
+    level: int  # the instruction set it was laid out for
+
+
+@functools.cache
+def _load(path: Path) -> ctypes.CDLL | str:
+    """Return the library, or the reason why there is none."""
+    if not path.is_file():
+        return "not built, for want of a C++ compiler or of the wish for it when the package was installed"
+    try:
+        library = ctypes.CDLL(str(path))
+        abi = library.siammae_native_abi()
+    except (OSError, AttributeError) as error:
+        return f"{path.name} cannot be loaded ({error}): install the package again"
+    if abi != _ABI:
+        return f"{path.name} has interface {abi} where this version needs {_ABI}: install the package again"
+    library.siammae_native_level_name.restype = ctypes.c_char_p
+    library.siammae_native_layout.restype = None
+    # addresses and sizes are 64 bits; ctypes would pass plain ints as 32
+    library.siammae_native_layout.argtypes = (ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_int32, ctypes.c_void_p)
+    library.siammae_native_topk.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
+    return library
+
+
+def _library() -> ctypes.CDLL:
+    library = _load(LIBRARY)
+    if isinstance(library, str):
+        raise RuntimeError(f"no native kernels here: {library}.")
+    return library
+
+
+def status() -> str:
+    """Return ``"available"``, or the reason why this backend cannot run here."""
+    library = _load(LIBRARY)
+    return library if isinstance(library, str) else "available"
+
+
+def detail() -> str:
+    """Return the instruction set in use."""
+    return dict(_levels())[_level()]
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Return the instruction sets this machine can run, fastest first."""
+    return tuple(name for _, name in _levels())
+
+
+def _levels() -> list[tuple[int, str]]:
+    library = _library()
+    levels = range(library.siammae_native_levels())
+    return [(i, library.siammae_native_level_name(i).decode()) for i in levels if library.siammae_native_level_runs(i)]
+
+
+def _level() -> int:
+    wanted, levels = os.environ.get(ENVIRONMENT), _levels()
+    for level, name in levels:
+        if name == (wanted or name):
+            return level
+    raise ValueError(f"{ENVIRONMENT} is {wanted!r}: it must be one of {', '.join(name for _, name in levels)} here.")
+
+
+def refusal(
+    query: Tensor, *, top_k: int, radius: int | None, neighborhood: str, free_frames: int, keep_ties: bool
+) -> str | None:
+    """Return why this call cannot be served; None if it can."""
+    if query.device.type != "cpu":
+        return f"it runs on the CPU and the features are on {query.device}"
+    if top_k > _LONGEST_LIST:
+        return f"top_k is {top_k} and its lists are made for at most {_LONGEST_LIST}"
+    return None
+
+
+def prepare(features: Tensor) -> NativeFrame:
+    """Lay out one context frame ``(C, h, w)``; done once, however many queries it meets."""
+    level = _level()
+    features = features.detach().float().contiguous()
+    channels, h, w = features.shape
+    screens = bool(_library().siammae_native_level_screens(level))
+    words = torch.empty(h * ((channels + 1) // 2 if screens else channels) * w + _SLACK)
+    patches = torch.empty(h * w if screens else 0, channels)
+    address = _Frame(words.data_ptr(), patches.data_ptr())
+    _library().siammae_native_layout(features.data_ptr(), channels, h, w, level, ctypes.byref(address))
+    return NativeFrame(words, patches, address, level)
+
+
+def topk_affinity(
+    query: Tensor,
+    context: Sequence[NativeFrame],
+    *,
+    top_k: int,
+    temperature: float,
+    radius: int | None,
+    neighborhood: str,
+    free_frames: int,
+    keep_ties: bool,
+) -> tuple[Tensor, Tensor]:
+    """Match as :func:`siammae.kernels.reference.topk_affinity` does, with frames laid out by :func:`prepare`.
+
+    A score is the float32 sum of C products in a fixed order, the same for any number of threads: it is within
+    ``C * 2**-23`` of the exact cosine, and so are the others' scores.
+    """
+    query = query.detach().float().contiguous()
+    _, h, w = query.shape
+    reach = h + w if radius is None else min(radius, h + w)  # a window of h + w holds the whole frame
+    half = _half_widths(reach, neighborhood)
+    free = len(context) if reach == h + w else min(free_frames, len(context))
+    k = min(top_k, len(context) * h * w)
+    scores, indices, tied = _run(query, context, k, half, free)
+    if keep_ties and (more := int(tied.max())):
+        threshold = scores[:, -1:]
+        scores, indices, _ = _run(query, context, k + more, half, free)
+        scores.masked_fill_(scores < threshold, -torch.inf)
+    return torch.softmax(scores / temperature, dim=1), indices
+
+
+def _half_widths(radius: int, neighborhood: str) -> Tensor:
+    """Return for each row distance how far the window reaches to either side: ``(reach + 1,)`` int64."""
+    if neighborhood == "square":
+        return torch.full((radius + 1,), radius)
+    squared = radius**2 - (neighborhood == "disk")  # distance < radius: squared distance <= radius**2 - 1
+    return torch.tensor([math.isqrt(squared - d * d) for d in range(radius + 1) if d * d <= squared])
+
+
+def _run(
+    query: Tensor, context: Sequence[NativeFrame], top_k: int, half: Tensor, free: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Call the library: scores and indices ``(h*w, top_k)``, and how many patches more equal the last ``(h*w,)``."""
+    channels, h, w = query.shape
+    level = context[0].level
+    if any(frame.level != level for frame in context):
+        raise ValueError(f"context frames are laid out for several instruction sets: keep {ENVIRONMENT} as it is.")
+    frames = (_Frame * len(context))(*(frame.address for frame in context))
+    scores = torch.empty(h * w, top_k)
+    indices = torch.empty(h * w, top_k, dtype=torch.int64)
+    tied = torch.empty(h * w, dtype=torch.int64)
+    sizes = (channels, h, w, len(context), free, top_k, len(half) - 1)
+    arrays = (half.data_ptr(), query.data_ptr(), ctypes.addressof(frames))
+    results = (scores.data_ptr(), indices.data_ptr(), tied.data_ptr())
+    problem = _Problem(*sizes, *arrays, *results)
+    if _library().siammae_native_topk(ctypes.byref(problem), level, torch.get_num_threads()):
+        raise MemoryError("no memory for the tiles of the native affinity kernel: fewer threads need less.")
+    return scores, indices, tied

@@ -1,0 +1,98 @@
+"""Hatchling's hook that builds the native backend into a wheel or an editable install, where there is a compiler.
+
+Without one the package is the same but for the library: the wheel is then for every platform. The environment variable
+``SIAMMAE_BUILD_NATIVE=0`` leaves the library out on purpose; ``CXX`` names a compiler. Never imported by the package.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+FOLDER = "siammae/kernels"
+LIBRARY = "libsiammae_native.so"
+ENVIRONMENT = "SIAMMAE_BUILD_NATIVE"
+# No -march=native: the wheel may go to another machine, which picks its instruction set when it runs.
+FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fno-fast-math", "-ffp-contract=fast", "-pthread"]
+LEVELS = {
+    "portable": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mfma"],
+    "avx512vnni": ["-mavx512f", "-mavx512vnni", "-mfma"],
+}
+
+
+class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Adds the library to what hatchling packs."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Build the library before a wheel or an editable install is put together."""
+        if self.target_name != "wheel":
+            return
+        if reason := build(Path(self.root, FOLDER)):
+            self.app.display_warning(f"siammae without its native kernels: {reason}")
+            return
+        build_data["artifacts"].append(f"/{FOLDER}/{LIBRARY}")  # ignored by git, and so by hatchling unless named
+        build_data["pure_python"] = False
+        build_data["tag"] = platform_tag()  # any Python 3: the library knows nothing of Python
+
+
+def platform_tag() -> str:
+    """Return the tag of a wheel for any Python 3 on this platform."""
+    return "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")
+
+
+def build(folder: Path) -> str | None:
+    """Compile the library into a folder of sources; return None, or the reason why there is none now."""
+    library = folder / LIBRARY
+    library.unlink(missing_ok=True)  # one of an earlier version must not be taken for this one's
+    if os.environ.get(ENVIRONMENT) == "0":
+        return f"{ENVIRONMENT} is 0"
+    if sys.platform == "win32":
+        return "they are not made for Windows"
+    compilers = find_compilers()
+    if not compilers:
+        return "no C++ compiler was found (CXX, c++, g++, clang++)"
+    reason = None
+    for compiler in compilers:
+        try:
+            _compile(compiler, folder, library)
+        except (OSError, subprocess.CalledProcessError) as error:
+            output = getattr(error, "stderr", None) or str(error)
+            reason = reason or f"{shlex.join(compiler)} failed: {output.strip()[-2000:]}"
+        else:
+            return None
+    return reason
+
+
+def find_compilers() -> list[list[str]]:
+    """Return the commands to try: what CXX says and nothing else, or the usual names that exist."""
+    if named := shlex.split(os.environ.get("CXX", "")):
+        return [named] if shutil.which(named[0]) else []
+    return [[name] for name in ("c++", "g++", "clang++") if shutil.which(name)]
+
+
+def _compile(compiler: list[str], folder: Path, library: Path) -> None:
+    x86 = _run([*compiler, "-dumpmachine"]).startswith("x86_64")
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        objects = []
+        for level in LEVELS if x86 else ["portable"]:
+            objects.append(f"{temporary}/{level}.o")
+            flags = [*LEVELS[level], f"-DSIAMMAE_LEVEL={level}"]
+            _run([*compiler, *FLAGS, *flags, "-c", str(folder / "native_tile.cpp"), "-o", objects[-1]])
+        built = f"{temporary}/{LIBRARY}"
+        _run([*compiler, *FLAGS, "-shared", str(folder / "native.cpp"), *objects, "-o", built])
+        Path(built).replace(library)
+
+
+def _run(command: list[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, errors="replace").stdout

@@ -1,0 +1,317 @@
+// The inner part of the native backend: one tile of query patches against all context frames.
+//
+// Compiled once for each instruction set, with SIAMMAE_LEVEL naming the function. No C++ headers here: an inline
+// function from one of them, compiled for AVX-512, could be the copy the linker keeps for every machine.
+//
+// A block of kQueries patches (kAcross x kDown) is multiplied with up to kVectors * kLanes neighbouring keys of one row,
+// every product sum staying in one register lane from the first channel to the last. So a pair's score depends on its
+// two patches only, not on tiles or threads. The sums are compared with each query's top_k-th best at once, in registers.
+//
+// With VNNI the sums are of int16 products, twice as fast, and only a screen: by Cauchy-Schwarz
+// |q.k - q'.k'| <= |q - q'| |k| + |q'| |k - k'|, and every key whose screened score comes within that bound (and the
+// rounding of float32 sums) of the top_k-th best is scored again in float32. The result is that of float32.
+#include <stddef.h>
+
+#include "native.h"
+#include "native_lanes.h"
+
+namespace {
+
+const float kMinusInfinity = -__builtin_inff();
+
+// A query patch's running list is its row of the result; this is what is kept beside it.
+struct Query {
+    int64_t patch;  // into h*w, or -1 for a block's padding
+    int64_t count;  // entries in the list
+    int64_t tied;   // patches left out that equal the last entry
+    float kth;      // the last entry's score; -inf while the list is not full
+    Word bar;       // what a sum must reach to be looked at
+};
+
+struct Block {
+    int64_t y, x;
+    Query queries[kQueries];  // row by row
+    Word *words;              // (groups, kQueries)
+    float *patches;           // (kQueries, channels), for rescoring
+};
+
+struct Screen {  // of a tile's queries, as in Frame
+    double scale, error, length;
+};
+
+struct Row {  // one row of one context frame
+    const Frame *frame;
+    const Word *words;  // (groups, w)
+    int64_t y, first;   // first: the flat index of its first patch
+    double scale;       // from a score to a screened sum
+    double margin;      // how far the two can be apart, as a score
+};
+
+inline int64_t groups_of(int64_t channels) { return kScreens ? (channels + 1) / 2 : channels; }
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Sums of float32 products in a fixed order: lanes, then halves of lanes.
+float exact_score(const float *q, const float *k, int64_t channels) {
+    Floats even = {}, odd = {};
+    int64_t c = 0;
+    for (; c + 2 * kLanes <= channels; c += 2 * kLanes) {
+        even = even + *(const LooseFloats *)(q + c) * *(const LooseFloats *)(k + c);
+        odd = odd + *(const LooseFloats *)(q + c + kLanes) * *(const LooseFloats *)(k + c + kLanes);
+    }
+    even = even + odd;
+    float lanes[kLanes];
+    *(LooseFloats *)lanes = even;
+    for (; c < channels; ++c) lanes[c % kLanes] += q[c] * k[c];
+    for (int half = kLanes / 2; half; half /= 2)
+        for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+    return lanes[0];
+}
+
+void set_bar(Query &query, const Row &row) {
+#if defined(__AVX512VNNI__)
+    const double bar = __builtin_floor(((double)query.kth - row.margin) * row.scale);
+    query.bar = bar <= -2147483648.0 ? INT32_MIN : bar >= 2147483647.0 ? INT32_MAX : (Word)bar;
+#else
+    (void)row;
+    query.bar = query.kth;
+#endif
+}
+
+// Keys come in the order of their index, so among equal scores the first one stays ahead.
+void offer(Query &query, const Problem &p, const Row &row, float score, int64_t index) {
+    if (query.count == p.top_k && !(score > query.kth)) {
+        query.tied += score == query.kth;
+        return;
+    }
+    float *scores = p.scores + query.patch * p.top_k;
+    int64_t *indices = p.indices + query.patch * p.top_k;
+    const bool full = query.count == p.top_k;
+    const float dropped = query.kth;
+    int64_t place = full ? p.top_k - 1 : query.count++;
+    for (; place > 0 && score > scores[place - 1]; --place) {
+        scores[place] = scores[place - 1];
+        indices[place] = indices[place - 1];
+    }
+    scores[place] = score;
+    indices[place] = index;
+    if (query.count < p.top_k) return;
+    query.kth = scores[p.top_k - 1];
+    query.tied = full && query.kth == dropped ? query.tied + 1 : 0;
+    set_bar(query, row);
+}
+
+// Lanes [from, to] of a block's keys, as bits.
+inline uint64_t lanes_between(int64_t from, int64_t to, int64_t lanes) {
+    from = most(from, 0);
+    to = least(to, lanes - 1);
+    return to < from ? 0 : (~(uint64_t)0 >> (63 - (to - from))) << from;
+}
+
+void look_at(uint64_t bits, const Word *sums, Block &block, int q, const Problem &p, const Row &row, int64_t x) {
+    for (; bits; bits &= bits - 1) {
+        const int lane = __builtin_ctzll(bits);
+        if (!(sums[lane] >= block.queries[q].bar)) continue;
+        const float *key = row.frame->patches + (row.y * p.width + x + lane) * p.channels;
+        const float score = kScreens ? exact_score(block.patches + q * p.channels, key, p.channels) : (float)sums[lane];
+        offer(block.queries[q], p, row, score, row.first + x + lane);
+    }
+}
+
+// All sums of a block with V * kLanes keys. Apart from what follows, so that the compiler keeps them in registers.
+template <int V>
+__attribute__((noinline)) void multiply(const Word *query, const Word *key, int64_t stride, int64_t groups, Word *out) {
+    Sums sums[kQueries * V];
+#pragma GCC unroll 24
+    for (int i = 0; i < kQueries * V; ++i) sums[i] = zero();
+    for (int64_t g = 0; g < groups; ++g, key += stride, query += kQueries) {
+        Sums keys[V];
+#pragma GCC unroll 3
+        for (int v = 0; v < V; ++v) keys[v] = load(key + v * kLanes);
+#pragma GCC unroll 24
+        for (int i = 0; i < kQueries * V; ++i) sums[i] = multiply_add(sums[i], query[i / V], keys[i % V]);
+    }
+#pragma GCC unroll 24
+    for (int i = 0; i < kQueries * V; ++i) store(out + i * kLanes, sums[i]);
+}
+
+template <int V>
+void match(Block &block, const Problem &p, const Row &row, int64_t x, const int64_t *half) {
+    alignas(64) Word sums[kQueries * V * kLanes];
+    multiply<V>(block.words, row.words + x, p.width, groups_of(p.channels), sums);
+    for (int q = 0; q < kQueries; ++q) {
+        const Word *mine = sums + q * V * kLanes;
+        uint64_t bits = 0;
+        for (int v = 0; v < V; ++v) bits |= at_least(load(mine + v * kLanes), block.queries[q].bar) << (v * kLanes);
+        if (!bits || block.queries[q].patch < 0) continue;
+        const int64_t at = block.x + q % kAcross - x, width = half[q / kAcross];
+        bits &= lanes_between(most(at - width, -x), least(at + width, p.width - 1 - x), V * kLanes);
+        look_at(bits, mine, block, q, p, row, x);
+    }
+}
+
+void visit(Block &block, const Problem &p, const Row &row, bool free) {
+    int64_t half[kDown], widest = -1;
+    for (int down = 0; down < kDown; ++down) {
+        const int64_t distance = block.y + down < row.y ? row.y - block.y - down : block.y + down - row.y;
+        half[down] = free ? p.width : distance <= p.reach ? p.half[distance] : -1 - p.width;
+        widest = most(widest, half[down]);
+    }
+    if (widest < 0) return;
+    const int64_t end = least(p.width, block.x + kAcross + widest);
+    int64_t x = most(0, block.x - widest);
+    for (int64_t vectors = (end - x + kLanes - 1) / kLanes; vectors > 0;) {
+        // Four vectors are two and two, not three and one: a single one cannot keep the multipliers busy.
+        const int64_t now = vectors == 4 ? 2 : least(vectors, kVectors);
+        if (now == 3) match<3>(block, p, row, x, half);
+        if (now == 2) match<2>(block, p, row, x, half);
+        if (now == 1) match<1>(block, p, row, x, half);
+        x += now * kLanes;
+        vectors -= now;
+    }
+}
+
+// The grid of int16: no patch is longer than kLongest units, so no sum of products leaves 32 bits.
+Screen grid_of(double longest_squared, int64_t channels) {
+    const double kLongest = 32700, length = __builtin_sqrt(longest_squared) + 1e-30;
+    // 0.5 for rounding, 0.01 for the rounding of scale * feature
+    return {kLongest / length, 0.51 * __builtin_sqrt((double)channels) * length / kLongest, length};
+}
+
+inline int32_t rounded(float scaled) { return (int32_t)(scaled + (scaled < 0 ? -0.5f : 0.5f)); }
+inline Word pair(float even, float odd) { return (Word)(((uint32_t)rounded(odd) << 16) | (rounded(even) & 0xFFFF)); }
+
+double squared_length(const float *patch, int64_t channels) {
+    double sum = 0;
+    for (int64_t c = 0; c < channels; ++c) sum += (double)patch[c] * patch[c];
+    return sum;
+}
+
+void place(Block &block, const Problem &p, const Tile &tile, int64_t y, int64_t x) {
+    block.y = y, block.x = x;
+    for (int q = 0; q < kQueries; ++q) {
+        const int64_t row = y + q / kAcross, column = x + q % kAcross;
+        const bool real = row < tile.bottom && column < tile.right;
+        const int64_t patch = least(row, tile.bottom - 1) * p.width + least(column, tile.right - 1);
+        block.queries[q] = Query{real ? patch : -1, 0, 0, kMinusInfinity, Word{}};
+        for (int64_t c = 0; c < p.channels; ++c)
+            block.patches[q * p.channels + c] = p.query[c * p.height * p.width + patch];
+    }
+}
+
+void pack(Block &block, int64_t channels, float scale) {
+    for (int q = 0; q < kQueries; ++q) {
+        const float *patch = block.patches + q * channels;
+        for (int64_t g = 0; g < groups_of(channels); ++g) {
+            Word &word = block.words[g * kQueries + q];
+            if (kScreens)
+                word = pair(scale * patch[2 * g], 2 * g + 1 < channels ? scale * patch[2 * g + 1] : 0);
+            else
+                word = (Word)patch[g];
+        }
+    }
+}
+
+void finish(const Query &query, const Problem &p) {
+    if (query.patch < 0) return;
+    p.tied[query.patch] = query.tied;
+    for (int64_t place = query.count; place < p.top_k; ++place) {
+        p.scores[query.patch * p.top_k + place] = kMinusInfinity;
+        p.indices[query.patch * p.top_k + place] = 0;
+    }
+}
+
+// Asks for a share of the next row's words, so that they are near when the blocks come to them.
+void prefetch(const Word *words, const Problem &p, const Tile &tile, bool free, int64_t share, int64_t shares) {
+    const int64_t groups = groups_of(p.channels), end = groups * (share + 1) / shares;
+    const int64_t left = free ? 0 : most(0, tile.left - p.reach);
+    const int64_t right = free ? p.width : least(p.width, tile.right + p.reach);
+    for (int64_t g = groups * share / shares; g < end; ++g)
+        for (int64_t x = left; x < right; x += 16) __builtin_prefetch(words + g * p.width + x, 0, 2);
+}
+
+void search(Block *blocks, int64_t count, const Problem &p, const Tile &tile, int64_t f, const Screen &screen) {
+    const Frame &frame = p.context[f];
+    const bool free = f < p.free_frames;
+    // What float32 sums can be off by is added twice, with room to spare: the bar and the new score both have it.
+    const double rounding = 2.4e-7 * (double)(p.channels + 8) * screen.length * frame.length;
+    Row row = {&frame, 0, 0, 0, screen.scale * frame.scale, 0};
+    row.margin = screen.error * frame.length + (screen.length + screen.error) * frame.error + rounding;
+    for (int64_t i = 0; i < count; ++i)
+        for (Query &query : blocks[i].queries) set_bar(query, row);
+    const int64_t begin = free ? 0 : most(0, tile.top - p.reach);
+    const int64_t end = free ? p.height : least(p.height, tile.bottom + p.reach);
+    const int64_t stride = groups_of(p.channels) * p.width;
+    for (row.y = begin; row.y < end; ++row.y) {
+        row.words = (const Word *)frame.words + row.y * stride;
+        row.first = (f * p.height + row.y) * p.width;
+        for (int64_t i = 0; i < count; ++i) {
+            if (row.y + 1 < end) prefetch(row.words + stride, p, tile, free, i, count);
+            visit(blocks[i], p, row, free);
+        }
+    }
+}
+
+void run(const Problem &p, const Tile &tile) {
+    const int64_t words = groups_of(p.channels) * kQueries, floats = p.channels * kQueries;
+    Block blocks[(kTileSide / kDown) * (kTileSide / kAcross)];
+    float *patches = (float *)tile.scratch;
+    int64_t count = 0;
+    double longest = 0;
+    for (int64_t y = tile.top; y < tile.bottom; y += kDown)
+        for (int64_t x = tile.left; x < tile.right; x += kAcross) {
+            Block &block = blocks[count++];
+            block.patches = patches, block.words = (Word *)(patches + floats);
+            patches += floats + words;
+            place(block, p, tile, y, x);
+            for (int q = 0; kScreens && q < kQueries; ++q)
+                longest = __builtin_fmax(longest, squared_length(block.patches + q * p.channels, p.channels));
+        }
+    const Screen screen = grid_of(longest, p.channels);
+    for (int64_t i = 0; i < count; ++i) pack(blocks[i], p.channels, (float)screen.scale);
+    for (int64_t f = 0; f < p.frames; ++f) search(blocks, count, p, tile, f, screen);
+    for (int64_t i = 0; i < count; ++i)
+        for (const Query &query : blocks[i].queries) finish(query, p);
+}
+
+// (channels, n) to (n, channels), in squares that stay in the cache.
+void transpose(const float *from, int64_t channels, int64_t n, float *to) {
+    for (int64_t i = 0; i < n; i += 16)
+        for (int64_t c = 0; c < channels; c += 16)
+            for (int64_t j = i; j < least(n, i + 16); ++j)
+                for (int64_t d = c; d < least(channels, c + 16); ++d) to[j * channels + d] = from[d * n + j];
+}
+
+void lay_out(const float *features, int64_t channels, int64_t h, int64_t w, Frame &frame) {
+    const int64_t groups = groups_of(channels), n = h * w;
+    Word *words = (Word *)frame.words;
+    double longest = 0;
+    if (kScreens) {
+        transpose(features, channels, n, (float *)frame.patches);
+        for (int64_t i = 0; i < n; ++i)
+            longest = __builtin_fmax(longest, squared_length(frame.patches + i * channels, channels));
+    }
+    const Screen screen = grid_of(longest, channels);
+    frame.scale = screen.scale, frame.error = screen.error, frame.length = screen.length;
+    const float scale = (float)screen.scale;
+    for (int64_t y = 0; y < h; ++y)
+        for (int64_t g = 0; g < groups; ++g, words += w) {
+            const float *even = features + (kScreens ? 2 * g : g) * n + y * w;
+            const bool last = 2 * g + 1 == channels;
+            if (!kScreens) __builtin_memcpy(words, even, sizeof(Word) * (size_t)w);
+            for (int64_t x = 0; kScreens && x < w; ++x) words[x] = pair(scale * even[x], last ? 0 : scale * even[n + x]);
+        }
+    __builtin_memset(words, 0, sizeof(Word) * kSlack);
+}
+
+}  // namespace
+
+#define SIAMMAE_JOIN_(a, b) a##b
+#define SIAMMAE_JOIN(a, b) SIAMMAE_JOIN_(a, b)
+extern "C" void SIAMMAE_JOIN(siammae_tile_, SIAMMAE_LEVEL)(const Problem *problem, const Tile *tile) {
+    run(*problem, *tile);
+}
+extern "C" void SIAMMAE_JOIN(siammae_layout_, SIAMMAE_LEVEL)(const float *features, int64_t channels, int64_t h,
+                                                             int64_t w, Frame *frame) {
+    lay_out(features, channels, h, w, *frame);
+}

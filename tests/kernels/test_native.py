@@ -1,0 +1,240 @@
+"""The native backend against a dense float64 matrix, on every instruction set of the machine."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from siammae.kernels import native
+
+built = pytest.mark.skipif(native.status() != "available", reason=f"native kernels: {native.status()}")
+ISAS = native.instruction_sets() if native.status() == "available" else ("none",)
+TOLERANCE = 1e-6  # of a cosine, for up to 96 channels
+
+
+@pytest.fixture(params=ISAS)
+def isa(request, monkeypatch):
+    monkeypatch.setenv(native.ENVIRONMENT, request.param)
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _empty_tensors_hold_nan():
+    torch.use_deterministic_algorithms(True)  # which fills torch.empty
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def unit(*shape, seed=0):
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(values, dim=-3)
+
+
+def affinity(query, context, **changes):
+    options = {"top_k": 5, "temperature": 0.1, "radius": 2, "neighborhood": "disk", "free_frames": 0}
+    frames = [native.prepare(frame) for frame in context]
+    return native.topk_affinity(query, frames, **{**options, "keep_ties": False, **changes})
+
+
+def dense(query, context, radius, neighborhood, free_frames):
+    """All similarities in float64, -inf outside the windows: (h*w, M*h*w)."""
+    (_, h, w), frames = query.shape, len(context)
+    scores = torch.einsum("cq,mck->qmk", query.flatten(1).double(), context.flatten(2).double())
+    y, x = (places.flatten() for places in torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
+    dy, dx = y[:, None] - y, x[:, None] - x
+    if radius is not None:
+        squared = dy**2 + dx**2
+        near = {
+            "disk": squared < radius**2,
+            "closed_disk": squared <= radius**2,
+            "square": (dy.abs() <= radius) & (dx.abs() <= radius),
+        }[neighborhood]
+        scores[:, free_frames:] = scores[:, free_frames:].masked_fill(~near[:, None], -torch.inf)
+    return scores.reshape(h * w, frames * h * w)
+
+
+def check(query, context, *, top_k, radius, neighborhood, free_frames, tolerance=TOLERANCE, temperature=0.1):
+    """Each place of each row holds a patch as good as that place's best, once, with the softmax's weight."""
+    rules = {"radius": radius, "neighborhood": neighborhood, "free_frames": free_frames}
+    weights, indices = affinity(query, context, top_k=top_k, temperature=temperature, **rules)
+    exact = dense(query, context, **rules)
+    k = min(top_k, exact.shape[1])
+    assert weights.shape == indices.shape == (len(exact), k)
+    assert weights.dtype == torch.float32
+    best = exact.topk(k, dim=1).values
+    real = best > -torch.inf
+    found = exact.gather(1, indices).masked_fill(~real, -torch.inf)
+    assert (found >= best - tolerance)[real].all()
+    assert not weights[~real].any()
+    for row, filled in zip(indices.tolist(), real.sum(1).tolist(), strict=True):
+        assert len(set(row[:filled])) == filled
+    expected = torch.softmax(found / temperature, dim=1)
+    torch.testing.assert_close(weights.double(), expected, atol=4 * tolerance / temperature, rtol=0)
+
+
+SHAPES = [(33, 3, 7, 13), (96, 2, 9, 37), (5, 2, 1, 70), (64, 2, 30, 1), (1, 2, 3, 3), (34, 1, 17, 17)]
+
+
+@built
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("neighborhood", ["disk", "closed_disk", "square"])
+@pytest.mark.parametrize(("radius", "free_frames"), [(None, 0), (1, 0), (2, 1), (5, 0), (7, 9), (50, 0), (10**9, 0)])
+def test_topk_affinity_native_matches_float64(isa, shape, neighborhood, radius, free_frames):
+    channels, frames, h, w = shape
+    query, context = unit(channels, h, w), unit(frames, channels, h, w, seed=1)
+    for top_k in (1, 5, 1000) if h * w < 100 else (6,):
+        check(query, context, top_k=top_k, radius=radius, neighborhood=neighborhood, free_frames=free_frames)
+
+
+@built
+@pytest.mark.parametrize("spread", [1e-5, 1e-4, 1e-3])
+@pytest.mark.parametrize("channels", [31, 64])
+def test_topk_affinity_native_tells_apart_scores_closer_than_its_screen(isa, spread, channels):
+    generator = torch.Generator().manual_seed(2)
+    context = torch.randn(channels, 1, 1, generator=generator) + spread * torch.randn(
+        3, channels, 9, 21, generator=generator
+    )
+    query = torch.randn(channels, 9, 21, generator=generator)
+    query, context = (torch.nn.functional.normalize(f, dim=-3) for f in (query, context))
+    check(query, context, top_k=4, radius=6, neighborhood="disk", free_frames=1)
+
+
+@built
+@pytest.mark.parametrize("magnitude", [1e-12, 1e4, 1e15])
+def test_topk_affinity_native_takes_any_magnitude(isa, magnitude):
+    query, context = unit(33, 7, 13), unit(2, 33, 7, 13, seed=1) * torch.rand(2, 1, 7, 13)
+    plain = affinity(query, context)[1]
+    weights, indices = affinity(query, context * magnitude, temperature=0.1 * magnitude)
+    assert weights.isfinite().all()
+    assert (plain == indices).float().mean() > 0.999  # the same but for near-ties
+
+
+@built
+def test_topk_affinity_native_takes_zeros(isa):
+    zeros = torch.zeros(8, 5, 6)
+    weights, indices = affinity(zeros, zeros[None], top_k=3, radius=None)
+    torch.testing.assert_close(weights, torch.full((30, 3), 1 / 3))
+    assert (indices == torch.arange(3)).all()
+
+
+@built
+@pytest.mark.parametrize("radius", [None, 3])
+def test_topk_affinity_native_gives_equal_scores_to_the_smaller_index(isa, radius):
+    query, frame = unit(33, 12, 19), unit(33, 12, 19, seed=1)
+    patches = 12 * 19
+    _, indices = affinity(query, frame.expand(3, -1, -1, -1), top_k=6, radius=radius)
+    assert (indices[:, 1::3] == indices[:, ::3] + patches).all()
+    assert (indices[:, 2::3] == indices[:, ::3] + 2 * patches).all()
+    constant = torch.full((33, 12, 19), 33**-0.5)
+    _, indices = affinity(constant, constant[None], top_k=6, radius=radius)
+    inside = dense(constant, constant[None], radius, "disk", 0) > -torch.inf
+    first = inside.int().topk(6, dim=1).values.bool()
+    expected = torch.stack([row.nonzero()[:6, 0] for row in inside])
+    assert first.all()
+    assert torch.equal(indices, expected)
+
+
+@built
+def test_topk_affinity_native_keeps_ties_when_asked(isa):
+    query, frame = unit(33, 6, 7), unit(33, 6, 7, seed=1)
+    context = torch.stack([frame, frame, unit(33, 6, 7, seed=2), frame])
+    weights, indices = affinity(query, context, top_k=1, radius=None, keep_ties=True)
+    best = dense(query, context, None, "disk", 0).max(dim=1, keepdim=True).values
+    tied = (dense(query, context, None, "disk", 0) > best - 1e-9).sum(1)
+    assert set(tied.tolist()) == {1, 3}
+    assert weights.shape == (42, 3)
+    assert torch.equal((weights > 0).sum(1), tied)
+    three = tied == 3
+    assert (indices[three] - indices[three][:, :1] == torch.tensor([0, 42, 126])).all()
+    torch.testing.assert_close(weights[three], torch.full((int(three.sum()), 3), 1 / 3))
+
+
+@built
+def test_topk_affinity_native_is_the_same_for_any_number_of_threads(isa):
+    query, context = unit(48, 30, 41), unit(3, 48, 30, 41, seed=1)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(affinity(query, context, radius=9, free_frames=1))
+    for one, other in itertools.pairwise(results):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+
+
+@built
+def test_topk_affinity_native_scores_a_pair_alike_wherever_it_lies(isa):
+    query, context = unit(48, 11, 45), unit(1, 48, 11, 45, seed=1)
+    weights, _ = affinity(query, context, radius=None, top_k=20)
+    moved, _ = affinity(query.roll((2, 5), (1, 2)), context.roll((3, 13), (2, 3)), radius=None, top_k=20)
+    assert torch.equal(weights.reshape(11, 45, 20).roll((2, 5), (0, 1)), moved.reshape(11, 45, 20))
+
+
+@built
+def test_prepare_takes_a_strided_frame_of_another_dtype(isa):
+    query, frame = unit(16, 5, 6), unit(5, 6, 16).permute(2, 0, 1).bfloat16()
+    got = affinity(query, [frame])
+    expected = affinity(query, [frame.float().contiguous()])
+    assert torch.equal(got[1], expected[1])
+
+
+def test_refusal_names_the_device_and_the_longest_list():
+    rules = {"radius": 2, "neighborhood": "disk", "free_frames": 0, "keep_ties": False}
+    assert native.refusal(torch.empty(3, 4, 5), top_k=5, **rules) is None
+    assert "features are on meta" in native.refusal(torch.empty(3, 4, 5, device="meta"), top_k=5, **rules)
+    assert "top_k is 5000" in native.refusal(torch.empty(3, 4, 5), top_k=5000, **rules)
+
+
+def test_status_when_the_library_is_missing_or_damaged_says_why(monkeypatch, tmp_path):
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "lib.so")
+    assert "not built" in native.status()
+    with pytest.raises(RuntimeError, match="no native kernels here: not built"):
+        native.prepare(unit(3, 4, 5))
+    damaged = tmp_path / "damaged.so"
+    damaged.write_bytes(b"not a library")
+    monkeypatch.setattr(native, "LIBRARY", damaged)
+    assert "cannot be loaded" in native.status()
+
+
+@built
+def test_status_when_the_library_is_of_another_version_says_so(monkeypatch, tmp_path):
+    copy = Path(tmp_path / "lib.so")
+    copy.write_bytes(native.LIBRARY.read_bytes())
+    monkeypatch.setattr(native, "LIBRARY", copy)
+    monkeypatch.setattr(native, "_ABI", -7)
+    assert "where this version needs -7" in native.status()
+
+
+@built
+def test_instruction_set_in_the_environment_is_used_or_refused(monkeypatch):
+    assert native.instruction_sets()[-1] == "portable"
+    monkeypatch.delenv(native.ENVIRONMENT, raising=False)
+    assert native.detail() == native.instruction_sets()[0]
+    frame = native.prepare(unit(3, 4, 5))
+    monkeypatch.setenv(native.ENVIRONMENT, "portable")
+    assert native.detail() == "portable"
+    monkeypatch.setenv(native.ENVIRONMENT, "mmx")
+    with pytest.raises(ValueError, match=r"SIAMMAE_NATIVE_ISA is 'mmx': it must be one of .*portable here"):
+        native.prepare(unit(3, 4, 5))
+    rules = {"top_k": 1, "temperature": 1.0, "radius": 1, "neighborhood": "disk", "free_frames": 0, "keep_ties": False}
+    with pytest.raises(ValueError, match="laid out for several instruction sets"):
+        native.topk_affinity(unit(3, 4, 5), [frame, frame._replace(level=frame.level + 1)], **rules)
+
+
+@built
+def test_topk_affinity_native_without_memory_raises(monkeypatch):
+    query, frame = unit(3, 4, 5), native.prepare(unit(3, 4, 5))
+
+    class Poor:
+        siammae_native_topk = staticmethod(lambda *_: 1)
+
+    monkeypatch.setattr(native, "_library", Poor)
+    with pytest.raises(MemoryError, match="fewer threads need less"):
+        native._run(query, [frame], 1, torch.tensor([0]), 0)
