@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Unpack
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +13,7 @@ from siammae import kernels as _kernels
 from siammae.kernels import (
     FrameFeatures,
     Kernels,
+    Window,
     available_kernels,
     backend_for,
     choose_kernels,
@@ -24,6 +25,7 @@ __all__ = [
     "FrameFeatures",
     "Kernels",
     "TopK",
+    "Window",
     "available_kernels",
     "backend_for",
     "choose_kernels",
@@ -117,30 +119,15 @@ def match_frames(
     query: FrameFeatures,
     context: Sequence[FrameFeatures],
     *,
-    top_k: int,
     temperature: float,
-    radius: int | None,
-    neighborhood: Literal["disk", "closed_disk", "square"],
-    free_frames: int,
-    keep_ties: bool,
     kernels: Kernels,
+    **window: Unpack[Window],
 ) -> TopK:
     """Match as :func:`topk_affinity` does, for a stream: what its frames were laid out in is kept with them.
 
     The arguments are not checked.
     """
-    weights, indices = _kernels.topk_affinity(
-        query,
-        context,
-        top_k=top_k,
-        temperature=temperature,
-        radius=radius,
-        neighborhood=neighborhood,
-        free_frames=free_frames,
-        keep_ties=keep_ties,
-        kernels=kernels,
-    )
-    return TopK(weights, indices)
+    return TopK(*_kernels.topk_affinity(query, context, temperature=temperature, kernels=kernels, **window))
 
 
 def _check(query: Tensor, context: Tensor) -> None:

@@ -4,31 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypedDict
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siammae.affinity import FrameFeatures, Kernels, backend_for, choose_kernels, match_frames, unit_length
+from siammae.affinity import FrameFeatures, Kernels, Window, backend_for, choose_kernels, match_frames, unit_length
 from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor, input_size
 from siammae.frames import FrameSource, resize_frame, to_rgb
 from siammae.labels import gather_labels
 
 Size = tuple[int, int]
-
-
-class _Window(TypedDict):
-    """Which context patches are candidates, how many are kept, and who looks for them."""
-
-    top_k: int
-    radius: int | None
-    neighborhood: Literal["disk", "closed_disk", "square"]
-    free_frames: int
-    keep_ties: bool
-    kernels: Kernels
 
 
 class ContextFrame(NamedTuple):
@@ -136,7 +125,8 @@ class Stream:
             )
         self.device = features.device
         frame = FrameFeatures(unit_length(features))
-        backend_for(frame.tensor, **self._window(self.queue.pinned))  # refused now, not at the second frame
+        # Refused now, not at the second frame.
+        backend_for(frame.tensor, kernels=self.kernels, **self._window(self.queue.pinned))
         return frame, size
 
     def propagate(self, features: FrameFeatures) -> Tensor:
@@ -148,10 +138,11 @@ class Stream:
         return self._mix(past.features, [features], labels[None], int(self.config.pin_first))
 
     def _mix(self, query: FrameFeatures, context: list[FrameFeatures], labels: Tensor, pinned: int) -> Tensor:
-        matches = match_frames(query, context, temperature=self.config.temperature, **self._window(pinned))
+        temperature, window = self.config.temperature, self._window(pinned)
+        matches = match_frames(query, context, temperature=temperature, kernels=self.kernels, **window)
         return gather_labels(matches, labels)
 
-    def _window(self, pinned: int) -> _Window:
+    def _window(self, pinned: int) -> Window:
         config = self.config
         return {
             "top_k": config.top_k,
@@ -159,7 +150,6 @@ class Stream:
             "neighborhood": config.neighborhood,
             "free_frames": 0 if config.restrict_first else pinned,
             "keep_ties": config.keep_ties,
-            "kernels": self.kernels,
         }
 
     def close_frame(self, size: Size, frame: ContextFrame) -> None:

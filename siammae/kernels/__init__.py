@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Literal, Protocol, TypedDict, Unpack, cast, get_args
 
 from torch import Tensor
 
@@ -26,6 +26,16 @@ _MODULES = {
 }
 
 
+class Window(TypedDict):
+    """Which context patches are candidates for a query patch and how many are kept; see ``siammae.topk_affinity``."""
+
+    top_k: int
+    radius: int | None
+    neighborhood: str
+    free_frames: int
+    keep_ties: bool
+
+
 class Backend(Protocol):
     """What the module of a backend offers. Importing it always succeeds; ``status`` says whether it can run."""
 
@@ -35,32 +45,14 @@ class Backend(Protocol):
     def detail(self) -> str:
         """Say what it uses on this machine, such as an instruction set; ``""`` where there is nothing to say."""
 
-    def refusal(
-        self,
-        query: Tensor,
-        *,
-        top_k: int,
-        radius: int | None,
-        neighborhood: str,
-        free_frames: int,
-        keep_ties: bool,
-    ) -> str | None:
+    def refusal(self, query: Tensor, **window: Unpack[Window]) -> str | None:
         """Return the reason why it cannot serve a call, or None; ``query`` is as for ``topk_affinity``."""
 
     def prepare(self, features: Tensor) -> Any:  # noqa: ANN401 - each backend has its own form
         """Lay out one context frame ``(C, h, w)`` of unit length; done once a frame."""
 
     def topk_affinity(
-        self,
-        query: Tensor,
-        context: Sequence[Any],
-        *,
-        top_k: int,
-        temperature: float,
-        radius: int | None,
-        neighborhood: str,
-        free_frames: int,
-        keep_ties: bool,
+        self, query: Tensor, context: Sequence[Any], *, temperature: float, **window: Unpack[Window]
     ) -> tuple[Tensor, Tensor]:
         """Match as :func:`siammae.kernels.reference.topk_affinity` does; ``context`` holds prepared frames."""
 
@@ -96,8 +88,7 @@ def _backend(name: str) -> Backend:
 
 def available_kernels() -> Mapping[str, str]:
     """Return each backend's status on this machine: ``"available"`` or the reason why it cannot run."""
-    names = [name for name in get_args(Kernels) if name != "auto"]
-    return {name: _backend(name).status() if name in _MODULES else "not part of this version" for name in names}
+    return {name: _backend(name).status() for name in _MODULES}
 
 
 def kernel_details() -> Mapping[str, str]:
@@ -129,16 +120,7 @@ def choose_kernels(kernels: Kernels = "auto") -> Kernels:
     return kernels
 
 
-def backend_for(
-    query: Tensor,
-    *,
-    top_k: int,
-    radius: int | None,
-    neighborhood: str,
-    free_frames: int,
-    keep_ties: bool,
-    kernels: Kernels,
-) -> str:
+def backend_for(query: Tensor, *, kernels: Kernels, **window: Unpack[Window]) -> str:
     """Return the name of the backend that serves a call.
 
     Raises:
@@ -150,14 +132,7 @@ def backend_for(
         backend = _backend(name)
         if wish == "auto" and backend.status() != "available":
             continue
-        reason = backend.refusal(
-            query,
-            top_k=top_k,
-            radius=radius,
-            neighborhood=neighborhood,
-            free_frames=free_frames,
-            keep_ties=keep_ties,
-        )
+        reason = backend.refusal(query, **window)
         if reason is None:
             return name
         if wish != "auto":
@@ -171,25 +146,14 @@ def topk_affinity(
     query: FrameFeatures,
     context: Sequence[FrameFeatures],
     *,
-    top_k: int,
     temperature: float,
-    radius: int | None,
-    neighborhood: str,
-    free_frames: int,
-    keep_ties: bool,
     kernels: Kernels,
+    **window: Unpack[Window],
 ) -> tuple[Tensor, Tensor]:
     """Run the backend that serves the call; arguments as in :func:`siammae.kernels.reference.topk_affinity`."""
-    rules: dict[str, Any] = {
-        "top_k": top_k,
-        "radius": radius,
-        "neighborhood": neighborhood,
-        "free_frames": free_frames,
-        "keep_ties": keep_ties,
-    }
-    name = backend_for(query.tensor, **rules, kernels=kernels)
+    name = backend_for(query.tensor, kernels=kernels, **window)
     frames = [frame.form(name) for frame in context]
-    return _backend(name).topk_affinity(query.tensor, frames, temperature=temperature, **rules)
+    return _backend(name).topk_affinity(query.tensor, frames, temperature=temperature, **window)
 
 
 def gather_labels(weights: Tensor, indices: Tensor, labels: Tensor) -> Tensor:

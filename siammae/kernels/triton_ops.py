@@ -171,8 +171,8 @@ def topk_affinity(
     Args:
         query: ``(C, h, w)`` float16, bfloat16 or float32, unit length over C.
         context: M frames from :func:`prepare`, of the same dtype, on the same device. They stay where they are: the
-            kernel gets a table of their addresses, since to stack 20 frames of 60x110 patches takes half as long as
-            the matching itself.
+            kernel gets a table of their addresses, which spares copying the whole context for every
+            frame of a stream.
         top_k: at most 32.
         temperature: as in the reference.
         radius: as in the reference.
