@@ -15,6 +15,7 @@ from siammae.errors import CheckpointError
 from siammae.frames import read_frames
 from siammae.model import SiamMAE
 from siammae.pretraining import pretrain, trainer
+from siammae.pretraining import step as training_step
 from siammae.pretraining.pairs import find_videos
 from siammae.vit import set_recompute
 from tests.helpers import tiny_config, tiny_model
@@ -36,7 +37,7 @@ def whole(clips, tmp_path_factory):
 
 def interrupt_after(monkeypatch, steps, act):
     """Call ``act`` once, at the end of this many training steps."""
-    real, count = trainer._train_step, itertools.count(1)
+    real, count = trainer.train_step, itertools.count(1)
 
     def step(*arguments):
         loss = real(*arguments)
@@ -44,7 +45,7 @@ def interrupt_after(monkeypatch, steps, act):
             act()
         return loss
 
-    monkeypatch.setattr(trainer, "_train_step", step)
+    monkeypatch.setattr(trainer, "train_step", step)
 
 
 def test_pretrain_leaves_state_settings_log_and_a_model_that_loads(whole, clips):
@@ -104,14 +105,14 @@ def test_pretrain_in_bfloat16_resumed_equals_the_uninterrupted_run(clips, tmp_pa
 
 @pytest.mark.parametrize("hardware", [True, False])
 def test_pretrain_in_automatic_precision_saves_the_one_it_took_and_resumes(clips, tmp_path, monkeypatch, hardware):
-    monkeypatch.setattr(trainer, "multiplies_bfloat16", lambda: hardware)
+    monkeypatch.setattr(training_step, "multiplies_bfloat16", lambda: hardware)
     took = "bf16" if hardware else "fp32"
     config = run_config(clips, tmp_path / "auto", precision="auto", epochs=2)
     pretrain(config, device="cpu", max_steps=2)
     assert json.loads((tmp_path / "auto" / "pretrain.json").read_text())["precision"] == took
     named = pretrain(run_config(clips, tmp_path / "named", precision=took, epochs=2), device="cpu")
     assert same_weights(pretrain(config, device="cpu", resume=tmp_path / "auto"), named)
-    monkeypatch.setattr(trainer, "multiplies_bfloat16", lambda: not hardware)
+    monkeypatch.setattr(training_step, "multiplies_bfloat16", lambda: not hardware)
     with pytest.raises(CheckpointError, match=f"precision was '{took}', now"):
         pretrain(config, device="cpu", resume=tmp_path / "auto")
 
