@@ -86,7 +86,7 @@ def compare(name: str, size: tuple[int, int], repeats: int, *, onnx: bool) -> li
     runs = {
         "plain (DINO)": lambda: plain_forward(model, pixels),
         "siammae, linear layers": by_route(model, pixels, "linear"),
-        "siammae, 1x1 convolutions": by_route(model, pixels, "convolution"),
+        "siammae, oneDNN": by_route(model, pixels, "onednn"),
         "siammae, bfloat16": lambda: encode(rounded, pixels),
     }
     exact = plain_forward(model, pixels)

@@ -10,19 +10,23 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from timm.layers.attention import Attention
+from timm.layers.mlp import Mlp
 from torch import Tensor, nn
+
+from siammae import onednn
+
+# Queries whose scores are held at once: fewer lay the keys out anew too often, more leave the cache.
+_QUERIES = 256
 
 
 @cache
-def product_route() -> Literal["linear", "convolution"]:
+def product_route() -> Literal["linear", "onednn"]:
     """Return the route by which this machine's CPU multiplies float32 matrices.
 
-    PyTorch's linear layers call MKL, which takes no AVX-512 path on AMD; 1x1 convolutions over channels-last tokens
-    call oneDNN, in true float32 as well: 426 against 122 to 157 GFLOP/s on an EPYC (Zen 5). On Intel both are equal
-    (within 5 % on a Xeon with AVX-512). The vendor decides and no measurement, which a busy machine would turn: so
-    every run gives the same features, bit by bit.
+    The vendor decides and no measurement, which a busy machine would turn: so every run gives the same features, bit by
+    bit.
     """
-    return "convolution" if "AMD" in _vendor() else "linear"
+    return "onednn" if "AMD" in _vendor() and onednn.available() else "linear"
 
 
 def _vendor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -34,16 +38,34 @@ def _vendor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute what ``F.linear`` does, as a 1x1 convolution over a picture one token wide."""
-    picture = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, C, N, 1), channels last
-    out = F.conv2d(picture, weight[:, :, None, None], bias)
-    return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
-
-
 def _applies(x: Tensor) -> bool:
     """Tell whether a plain forward pass on a CPU is wanted; training and tracing go the ordinary way."""
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _by_onednn(x: Tensor) -> bool:
+    return _applies(x) and x.dtype == torch.float32 and x.numel() > 0 and product_route() == "onednn"
+
+
+def _attend(qkv: Tensor) -> Tensor:
+    """Attend within ``(B, N, 3, heads, D)`` by oneDNN; returns ``(B, N, heads, D)``.
+
+    PyTorch's own kernel multiplies by MKL. Small arrays that stay in the cache, one head after the other: fresh large
+    ones cost more than what fills them.
+    """
+    batch, n, _, heads, d = qkv.shape
+    out = qkv.new_empty(batch, n, heads, d)
+    for one, mixed in zip(qkv, out, strict=True):
+        for head in range(heads):
+            queries, keys, columns = (
+                one[:, 0, head] * d**-0.5,
+                one[:, 1, head].contiguous(),
+                one[:, 2, head].T.contiguous(),
+            )
+            for some in range(0, n, _QUERIES):
+                weights = onednn.linear(queries[some : some + _QUERIES], keys).softmax(dim=-1)
+                mixed[some : some + _QUERIES, head] = onednn.linear(weights, columns)
+    return out
 
 
 class QuickLinear(nn.Linear):
@@ -51,8 +73,8 @@ class QuickLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in)`` to ``(..., out)``."""
-        if _applies(x) and x.dtype == torch.float32 and x.numel() and product_route() == "convolution":
-            return _convolve(x, self.weight, self.bias)
+        if _by_onednn(x):
+            return onednn.linear(x, self.weight, self.bias)
         return super().forward(x)
 
 
@@ -68,9 +90,13 @@ class QuickAttention(Attention):
             options = {"is_causal": True} if is_causal else {}  # older timm has no such option
             return super().forward(x, attn_mask, **options)
         b, n, c = x.shape
-        qkv = self.qkv(x).view(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).contiguous()
-        out = F.scaled_dot_product_attention(*qkv.unbind(0))  # (B, heads, N, C/heads)
-        return self.proj(out.transpose(1, 2).reshape(b, n, c))  # type: ignore[no-any-return]
+        qkv = self.qkv(x).view(b, n, 3, self.num_heads, -1)
+        if _by_onednn(qkv):
+            out = _attend(qkv)
+        else:
+            parts = qkv.permute(2, 0, 3, 1, 4).contiguous()  # (3, B, heads, N, D)
+            out = F.scaled_dot_product_attention(*parts.unbind(0)).transpose(1, 2)
+        return self.proj(out.reshape(b, n, c))  # type: ignore[no-any-return]
 
     def _is_plain(self) -> bool:
         """Tell whether there is nothing but two linear layers: no norms of queries and keys, no gate, no dropout."""
@@ -79,11 +105,22 @@ class QuickAttention(Attention):
         return bare and self.fused_attn and not self.training
 
 
-_QUICK: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: QuickLinear, Attention: QuickAttention}
+class QuickMlp(Mlp):
+    """An MLP whose first product goes through the GELU at once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in)`` to ``(..., out)``."""
+        gelu = type(self.act) is nn.GELU and self.act.approximate == "none" and isinstance(self.norm, nn.Identity)
+        if not gelu or self.training or not _by_onednn(x) or not isinstance(self.fc1, nn.Linear):
+            return super().forward(x)  # type: ignore[no-any-return, no-untyped-call]
+        return self.fc2(onednn.linear(x, self.fc1.weight, self.fc1.bias, gelu=True))  # type: ignore[no-any-return]
+
+
+_QUICK: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: QuickLinear, Attention: QuickAttention, Mlp: QuickMlp}
 
 
 def quicken(network: nn.Module) -> None:
-    """Let a network's linear layers and timm's self-attention take the fast way; tensors and their names stay.
+    """Let a network's linear layers, timm's self-attention and MLPs take the fast way; tensors and their names stay.
 
     Only layers of exactly these classes change, so that nobody's own subclass loses its behaviour.
 

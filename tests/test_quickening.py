@@ -6,15 +6,16 @@ import pytest
 import timm
 import torch
 from timm.layers.attention import Attention
+from timm.layers.mlp import Mlp
 from torch import nn
 
-from siammae import features, quickening
+from siammae import features, onednn, quickening
 from siammae.backbones import TimmExtractor
-from siammae.quickening import QuickAttention, QuickLinear, multiplies_bfloat16, product_route, quicken
+from siammae.quickening import QuickAttention, QuickLinear, QuickMlp, multiplies_bfloat16, product_route, quicken
 from tests.helpers import moving_square, ramp_weights, tiny_model
 
 
-@pytest.fixture(params=["linear", "convolution"])
+@pytest.fixture(params=["linear", "onednn"])
 def route(request, monkeypatch):
     monkeypatch.setattr(quickening, "product_route", lambda: request.param)
     return request.param
@@ -51,8 +52,41 @@ def test_quick_attention_equals_timms(route, options, masked):
         torch.testing.assert_close(quick(x, attn_mask=mask), plain(x, attn_mask=mask), atol=1e-6, rtol=1e-5)
 
 
+def test_quick_attention_over_many_tokens_equals_timms(route, monkeypatch):
+    monkeypatch.setattr(quickening, "_QUERIES", 4)
+    plain = ramp_weights(Attention(24, num_heads=3)).eval()
+    quick = copy.deepcopy(plain)
+    quicken(quick)
+    with torch.no_grad():
+        x = tokens(2, 11, 24)
+        torch.testing.assert_close(quick(x), plain(x), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"bias": False}, {"norm_layer": nn.LayerNorm}, {"act_layer": nn.ReLU}, {"act_layer": nn.Identity}],
+    ids=["plain", "no bias", "norm", "relu", "none"],
+)
+def test_quick_mlp_equals_timms(route, options):
+    plain = ramp_weights(Mlp(24, 33, **options)).eval()
+    quick = copy.deepcopy(plain)
+    quicken(quick)
+    assert type(quick) is QuickMlp
+    with torch.no_grad():
+        x = tokens(2, 7, 24)
+        torch.testing.assert_close(quick(x), plain(x), atol=1e-5, rtol=1e-5)
+
+
+def test_quick_mlp_in_training_drops_out_as_timms(route):
+    quick = Mlp(24, 33, drop=0.5).train()
+    quicken(quick)
+    with torch.no_grad():
+        x = tokens(2, 7, 24)
+        assert not torch.equal(quick(x), quick(x))
+
+
 def test_quick_layers_give_the_ordinary_gradients_bit_by_bit():
-    plain = ramp_weights(nn.Sequential(nn.Linear(8, 8), Attention(8, num_heads=2))).eval()
+    plain = ramp_weights(nn.Sequential(nn.Linear(8, 8), Attention(8, num_heads=2), Mlp(8))).eval()
     quick = copy.deepcopy(plain)
     quicken(quick)
     for network in (plain, quick):
@@ -76,21 +110,23 @@ def test_quicken_leaves_tensors_names_and_other_classes_alone():
 @pytest.mark.parametrize(
     ("cpuinfo", "processor", "route"),
     [
-        ("processor: 0\nvendor_id\t: AuthenticAMD\n", "", "convolution"),
+        ("processor: 0\nvendor_id\t: AuthenticAMD\n", "", "onednn"),
         ("processor: 0\nvendor_id\t: GenuineIntel\nmodel name: AMD-like\n", "", "linear"),
         ("CPU implementer: 0x41\n", "", "linear"),
-        (None, "AMD64 Family 26 Model 2, AuthenticAMD", "convolution"),
+        (None, "AMD64 Family 26 Model 2, AuthenticAMD", "onednn"),
         (None, "AMD64 Family 6 Model 143, GenuineIntel", "linear"),
         (None, "arm", "linear"),
     ],
 )
-def test_product_route_is_convolution_on_amd_only(tmp_path, monkeypatch, cpuinfo, processor, route):
+def test_product_route_is_onednn_on_amd_only(tmp_path, monkeypatch, cpuinfo, processor, route):
     if cpuinfo is not None:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
     monkeypatch.setattr(quickening.platform, "processor", lambda: processor)
     vendor = quickening._vendor(tmp_path / "cpuinfo")
     monkeypatch.setattr(quickening, "_vendor", lambda: vendor)
     assert product_route.__wrapped__() == route
+    monkeypatch.setattr(onednn, "available", lambda: False)
+    assert product_route.__wrapped__() == "linear"
 
 
 @pytest.mark.parametrize("having", [(), ("_is_avx512_bf16_supported",), ("_is_amx_tile_supported",)], ids=str)

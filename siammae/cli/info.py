@@ -55,7 +55,7 @@ def _products() -> str:
     """Say how matrices are multiplied on the CPU."""
     from siammae.quickening import multiplies_bfloat16, product_route
 
-    routes = {"linear": "as linear layers (MKL)", "convolution": "as 1x1 convolutions (oneDNN)"}
+    routes = {"linear": "by PyTorch's linear layers", "onednn": "by oneDNN"}
     bfloat16 = "multiplied" if multiplies_bfloat16() else "only emulated, slower than float32"
     return f"float32 {routes[product_route()]}; bfloat16 is {bfloat16} by this CPU"
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from siammae.kernels.screening import Box, Frame, Search, product_name
 from siammae.kernels.selection import best_of_tile
+from siammae.onednn import coarse_precision
 
 T = TypeVar("T")
 
@@ -43,8 +44,8 @@ def refusal(
     """Refuse what is not on a CPU, and settings under which PyTorch may round the products more coarsely."""
     if query.device.type != "cpu":
         return f"query is on {query.device}"
-    if (precision := torch.get_float32_matmul_precision()) != "highest":
-        return f"torch.set_float32_matmul_precision is {precision!r}, and it needs 'highest'"
+    if (setting := coarse_precision()) is not None:
+        return f"{setting} is on, and it needs full float32 products"
     return None
 
 

@@ -41,7 +41,7 @@ def test_little_memory_gives_the_same_bits(monkeypatch, plain, held):
     assert all(map(torch.equal, cpu.topk_affinity(*frames(), **OPTIONS), plain))
 
 
-@pytest.mark.parametrize("product", ["matrix product", "1x1 convolution"])
+@pytest.mark.parametrize("product", sorted(screening._PRODUCTS))
 def test_either_product_gives_the_same_bits(monkeypatch, plain, product):
     monkeypatch.setattr(screening, "product_name", lambda: product)
     assert all(map(torch.equal, cpu.topk_affinity(*frames(), **OPTIONS), plain))
@@ -90,14 +90,16 @@ def test_cpu_kernels_refuse_other_devices():
     )
 
 
-def test_cpu_kernels_refuse_coarse_products(monkeypatch):
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+@pytest.mark.parametrize("precision", ["medium", "high"])
+def test_cpu_kernels_refuse_coarse_products(precision):
     query = torch.rand(8, 4, 5)
-    with pytest.raises(
-        KernelUnavailableError, match="set_float32_matmul_precision is 'medium', and it needs 'highest'"
-    ):
-        topk_affinity(query, query[None], top_k=2, temperature=0.1, kernels="cpu")
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with pytest.raises(KernelUnavailableError, match=r"precision.* is on, and it needs full float32 products"):
+            topk_affinity(query, query[None], top_k=2, temperature=0.1, kernels="cpu")
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_cpu_kernels_name_their_product():
-    assert cpu.detail() in ("by matrix product", "by 1x1 convolution")
+    assert cpu.detail() in ("by matrix product", "by oneDNN")
