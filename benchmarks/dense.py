@@ -48,22 +48,23 @@ def dino_style(
 def videowalk_style(
     query: Tensor, context: Tensor, labels: Tensor, mask: Tensor, *, top_k: int, temperature: float
 ) -> Tensor:
-    """100 queries at a time, against all patches of all frames; the first frame without a window.
+    """100 queries at a time, a column each, against all patches of all frames; the first frame without a window.
 
     Arguments and result as for :func:`dino_style`.
     """
     frames, _, h, w = context.shape
-    keys = context.transpose(0, 1).flatten(1)  # (C, M * patches)
-    table = labels.transpose(0, 1).reshape(labels.shape[1], -1).T  # (M * patches, L)
+    keys = context.transpose(0, 1).flatten(2).contiguous()  # (C, M, patches)
+    table = labels.transpose(0, 1).reshape(labels.shape[1], -1)  # (L, M * patches)
     queries = query.flatten(1)
-    bias = torch.where(mask, 0.0, -1e10)  # added for every frame but the first
+    bias = torch.where(mask.T, 0.0, -1e10)  # (patches, queries), added for every frame but the first
     out = []
     for start in range(0, h * w, 100):
         some = slice(start, start + 100)
-        affinity = queries[:, some].T @ keys  # (Q, M * patches)
-        affinity = affinity.view(-1, frames, h * w)
-        affinity[:, 1:] += bias[some, None]
-        weights, indices = torch.topk(affinity.flatten(1), top_k, dim=1)
-        weights = F.softmax(weights / temperature, dim=1)
-        out.append((table[indices] * weights[..., None]).sum(dim=1))
-    return torch.cat(out).T.reshape(-1, h, w)
+        affinity = torch.einsum("cmp,cq->mpq", keys, queries[:, some])
+        affinity[1:] += bias[:, some]
+        affinity = affinity.flatten(0, 1)  # (M * patches, Q)
+        affinity /= temperature
+        weights, indices = torch.topk(affinity, top_k, dim=0)
+        weights = F.softmax(weights, dim=0)
+        out.append((table[:, indices] * weights).sum(dim=1))
+    return torch.cat(out, dim=1).reshape(-1, h, w)

@@ -9,7 +9,7 @@
 
 #define SIAMMAE_DECLARE(level)                                \
     void siammae_tile_##level(const Problem *, const Tile *); \
-    void siammae_layout_##level(const float *, int64_t, int64_t, int64_t, Frame *);
+    void siammae_layout_##level(int64_t, int64_t, int64_t, void *, Frame *);
 
 extern "C" {
 SIAMMAE_DECLARE(portable)
@@ -59,18 +59,22 @@ void work(const Problem &problem, TileFunction tile, std::atomic<int64_t> &next,
 extern "C" {
 
 // Goes up with every change of native.h or of a function here.
-int32_t siammae_native_abi() { return 1; }
+int32_t siammae_native_abi() { return 2; }
 
 int32_t siammae_native_levels() { return kLevelCount; }
 const char *siammae_native_level_name(int32_t level) { return kLevels[level].name; }
 int32_t siammae_native_level_screens(int32_t level) { return kLevels[level].screens; }
 int32_t siammae_native_level_runs(int32_t level) { return kLevels[level].runs_here(); }
 
-void siammae_native_layout(const float *features, int64_t channels, int64_t h, int64_t w, int32_t level, Frame *frame) {
-    kLevels[level].layout(features, channels, h, w, frame);
+// Returns 0, or 1 where there is too little memory; as does the next one.
+int32_t siammae_native_layout(int64_t channels, int64_t h, int64_t w, int32_t level, Frame *frame) try {
+    std::vector<float> room(size_t(channels) * kTogether);
+    kLevels[level].layout(channels, h, w, room.data(), frame);
+    return 0;
+} catch (const std::bad_alloc &) {
+    return 1;
 }
 
-// Returns 0, or 1 where there is too little memory.
 int32_t siammae_native_topk(const Problem *problem, int32_t level, int32_t threads) try {
     const auto tiles = [&](int64_t side) {
         return ((problem->width + side - 1) / side) * ((problem->height + side - 1) / side);
@@ -78,7 +82,7 @@ int32_t siammae_native_topk(const Problem *problem, int32_t level, int32_t threa
     // Large tiles read the context less often; small ones share the work out evenly.
     const int64_t side = tiles(kTileSide) >= 4 * threads ? kTileSide : kTileSide / 2;
     threads = int32_t(std::min<int64_t>(std::max(threads, 1), tiles(side)));
-    const size_t bytes = (size_t(problem->channels) * 8 + 8) * kTileSide * kTileSide;
+    const size_t bytes = size_t(problem->channels) * 4 * (kTileSide * kTileSide + 1);
     std::vector<char> memory(bytes * threads + 64);
     char *scratch = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
     std::atomic<int64_t> next{0};

@@ -7,7 +7,7 @@
 // channel or, at levels that screen, a pair of int16 channels: round(scale * feature).
 struct Frame {
     const void *words;
-    const float *patches;  // (h*w, channels) float32, for rescoring; unused at levels that do not screen
+    const float *patches;  // (h*w, channels), what the words are made of
     double scale;
     double error;   // no patch is further from its int16 / scale than this
     double length;  // of the longest patch
@@ -17,7 +17,7 @@ struct Problem {
     int64_t channels, height, width, frames, free_frames, top_k;
     int64_t reach;        // rows above and below a patch that its window touches
     const int64_t *half;  // (reach + 1): the window's half width at each row distance
-    const float *query;   // (channels, h, w)
+    const float *query;   // (h*w, channels)
     const Frame *context;
     float *scores;     // (h*w, top_k), best first, filled up with -inf
     int64_t *indices;  // (h*w, top_k) into frames*h*w
@@ -26,10 +26,11 @@ struct Problem {
 
 struct Tile {
     int64_t top, bottom, left, right;  // query patches [top, bottom) x [left, right)
-    void *scratch;                     // 8 * channels + 8 bytes for each patch of a whole tile, aligned to 64
+    void *scratch;                     // 4 * channels bytes for each patch of a whole tile and one more, aligned to 64
 };
 
 typedef void (*TileFunction)(const Problem *, const Tile *);
-// Lays out features (channels, h, w) as a Frame, whose words and patches point to memory of the caller.
-typedef void (*LayoutFunction)(const float *features, int64_t channels, int64_t h, int64_t w, Frame *frame);
-enum { kTileSide = 16, kSlack = 64 };  // kSlack words may be read past a frame's end; they are never used
+// Fills the words of a Frame, which point to memory of the caller, and what is known of them; room: kTogether * channels
+// words.
+typedef void (*LayoutFunction)(int64_t channels, int64_t h, int64_t w, void *room, Frame *frame);
+enum { kTileSide = 16, kTogether = 16, kSlack = 64 };  // kSlack words may be read past a frame's end; they are never used

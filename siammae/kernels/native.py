@@ -15,7 +15,7 @@ from torch import Tensor
 
 LIBRARY = Path(__file__).with_name("libsiammae_native.so")
 ENVIRONMENT = "SIAMMAE_NATIVE_ISA"  # one of instruction_sets(), to run a slower one than the machine has
-_ABI = 1  # siammae_native_abi() in native.cpp
+_ABI = 2  # siammae_native_abi() in native.cpp
 _SLACK = 64  # kSlack in native.h
 _LONGEST_LIST = 4096  # the lists are kept sorted by insertion: their cost grows with the square
 
@@ -41,7 +41,7 @@ class NativeFrame(NamedTuple):
     """One context frame as the C++ code reads it."""
 
     words: Tensor  # float32 channels or pairs of int16 channels, (h * groups * w + slack) of 4 bytes
-    patches: Tensor  # (h*w, C) float32; empty where nothing is rescored
+    patches: Tensor | None  # (h, w, C) float32; None where nothing is rescored
     address: _Frame  # of both, and how far rounding to int16 can move a patch
     level: int  # the instruction set it was laid out for
 
@@ -59,9 +59,8 @@ def _load(path: Path) -> ctypes.CDLL | str:
     if abi != _ABI:
         return f"{path.name} has interface {abi} where this version needs {_ABI}: install the package again"
     library.siammae_native_level_name.restype = ctypes.c_char_p
-    library.siammae_native_layout.restype = None
     # addresses and sizes are 64 bits; ctypes would pass plain ints as 32
-    library.siammae_native_layout.argtypes = (ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_int32, ctypes.c_void_p)
+    library.siammae_native_layout.argtypes = (*[ctypes.c_int64] * 3, ctypes.c_int32, ctypes.c_void_p)
     library.siammae_native_topk.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
     return library
 
@@ -115,16 +114,24 @@ def refusal(
 
 
 def prepare(features: Tensor) -> NativeFrame:
-    """Lay out one context frame ``(C, h, w)``; done once, however many queries it meets."""
+    """Lay out one context frame ``(C, h, w)``; done once, however many queries it meets.
+
+    Features whose channels lie side by side are used where they are, and must stay as they are.
+    """
     level = _level()
-    features = features.detach().float().contiguous()
     channels, h, w = features.shape
+    patches = _patches(features)
     screens = bool(_library().siammae_native_level_screens(level))
     words = torch.empty(h * ((channels + 1) // 2 if screens else channels) * w + _SLACK)
-    patches = torch.empty(h * w if screens else 0, channels)
     address = _Frame(words.data_ptr(), patches.data_ptr())
-    _library().siammae_native_layout(features.data_ptr(), channels, h, w, level, ctypes.byref(address))
-    return NativeFrame(words, patches, address, level)
+    if _library().siammae_native_layout(channels, h, w, level, ctypes.byref(address)):
+        raise MemoryError("no memory to lay out a frame for the native affinity kernel.")
+    return NativeFrame(words, patches if screens else None, address, level)
+
+
+def _patches(features: Tensor) -> Tensor:
+    """Turn ``(C, h, w)`` into float32 ``(h, w, C)``, without a copy where it lies so."""
+    return features.detach().permute(1, 2, 0).float().contiguous()
 
 
 def topk_affinity(
@@ -143,8 +150,8 @@ def topk_affinity(
     A score is the float32 sum of C products in a fixed order, the same for any number of threads: it is within
     ``C * 2**-23`` of the exact cosine, and so are the others' scores.
     """
-    query = query.detach().float().contiguous()
-    _, h, w = query.shape
+    query = _patches(query)
+    h, w, _ = query.shape
     reach = h + w if radius is None else min(radius, h + w)  # a window of h + w holds the whole frame
     half = _half_widths(reach, neighborhood)
     free = len(context) if reach == h + w else min(free_frames, len(context))
@@ -169,7 +176,7 @@ def _run(
     query: Tensor, context: Sequence[NativeFrame], top_k: int, half: Tensor, free: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Call the library: scores and indices ``(h*w, top_k)``, and how many patches more equal the last ``(h*w,)``."""
-    channels, h, w = query.shape
+    h, w, channels = query.shape
     level = context[0].level
     if any(frame.level != level for frame in context):
         raise ValueError(f"context frames are laid out for several instruction sets: keep {ENVIRONMENT} as it is.")

@@ -32,7 +32,7 @@ struct Block {
     int64_t y, x;
     Query queries[kQueries];  // row by row
     Word *words;              // (groups, kQueries)
-    float *patches;           // (kQueries, channels), for rescoring
+    const float *patches[kQueries];
 };
 
 struct Screen {  // of a tile's queries, as in Frame
@@ -113,7 +113,7 @@ void look_at(uint64_t bits, const Word *sums, Block &block, int q, const Problem
         const int lane = __builtin_ctzll(bits);
         if (!(sums[lane] >= block.queries[q].bar)) continue;
         const float *key = row.frame->patches + (row.y * p.width + x + lane) * p.channels;
-        const float score = kScreens ? exact_score(block.patches + q * p.channels, key, p.channels) : (float)sums[lane];
+        const float score = kScreens ? exact_score(block.patches[q], key, p.channels) : (float)sums[lane];
         offer(block.queries[q], p, row, score, row.first + x + lane);
     }
 }
@@ -181,10 +181,19 @@ Screen grid_of(double longest_squared, int64_t channels) {
 inline int32_t rounded(float scaled) { return (int32_t)(scaled + (scaled < 0 ? -0.5f : 0.5f)); }
 inline Word pair(float even, float odd) { return (Word)(((uint32_t)rounded(odd) << 16) | (rounded(even) & 0xFFFF)); }
 
-double squared_length(const float *patch, int64_t channels) {
-    double sum = 0;
-    for (int64_t c = 0; c < channels; ++c) sum += (double)patch[c] * patch[c];
-    return sum;
+// A patch's channels as words: (groups).
+void words_of(const float *patch, int64_t channels, float scale, Word *words) {
+    if (!kScreens) {
+        __builtin_memcpy(words, patch, sizeof(Word) * (size_t)channels);
+        return;
+    }
+    for (int64_t g = 0; g < channels / 2; ++g) words[g] = pair(scale * patch[2 * g], scale * patch[2 * g + 1]);
+    if (channels % 2) words[channels / 2] = pair(scale * patch[channels - 1], 0);
+}
+
+// No less than the square of the longest patch's length: the sums' own rounding is added.
+double longest_squared(const float *patch, int64_t channels, double so_far) {
+    return __builtin_fmax(so_far, exact_score(patch, patch, channels) * (1 + 1.2e-7 * (double)(channels + 8)));
 }
 
 void place(Block &block, const Problem &p, const Tile &tile, int64_t y, int64_t x) {
@@ -194,21 +203,15 @@ void place(Block &block, const Problem &p, const Tile &tile, int64_t y, int64_t 
         const bool real = row < tile.bottom && column < tile.right;
         const int64_t patch = least(row, tile.bottom - 1) * p.width + least(column, tile.right - 1);
         block.queries[q] = Query{real ? patch : -1, 0, 0, kMinusInfinity, Word{}};
-        for (int64_t c = 0; c < p.channels; ++c)
-            block.patches[q * p.channels + c] = p.query[c * p.height * p.width + patch];
+        block.patches[q] = p.query + patch * p.channels;
     }
 }
 
-void pack(Block &block, int64_t channels, float scale) {
+void pack(Block &block, int64_t channels, float scale, Word *room) {
+    const int64_t groups = groups_of(channels);
     for (int q = 0; q < kQueries; ++q) {
-        const float *patch = block.patches + q * channels;
-        for (int64_t g = 0; g < groups_of(channels); ++g) {
-            Word &word = block.words[g * kQueries + q];
-            if (kScreens)
-                word = pair(scale * patch[2 * g], 2 * g + 1 < channels ? scale * patch[2 * g + 1] : 0);
-            else
-                word = (Word)patch[g];
-        }
+        words_of(block.patches[q], channels, scale, room);
+        for (int64_t g = 0; g < groups; ++g) block.words[g * kQueries + q] = room[g];
     }
 }
 
@@ -253,53 +256,40 @@ void search(Block *blocks, int64_t count, const Problem &p, const Tile &tile, in
 }
 
 void run(const Problem &p, const Tile &tile) {
-    const int64_t words = groups_of(p.channels) * kQueries, floats = p.channels * kQueries;
     Block blocks[(kTileSide / kDown) * (kTileSide / kAcross)];
-    float *patches = (float *)tile.scratch;
+    Word *room = (Word *)tile.scratch, *words = room + groups_of(p.channels);
     int64_t count = 0;
     double longest = 0;
     for (int64_t y = tile.top; y < tile.bottom; y += kDown)
         for (int64_t x = tile.left; x < tile.right; x += kAcross) {
             Block &block = blocks[count++];
-            block.patches = patches, block.words = (Word *)(patches + floats);
-            patches += floats + words;
+            block.words = words;
+            words += groups_of(p.channels) * kQueries;
             place(block, p, tile, y, x);
-            for (int q = 0; kScreens && q < kQueries; ++q)
-                longest = __builtin_fmax(longest, squared_length(block.patches + q * p.channels, p.channels));
+            for (int q = 0; kScreens && q < kQueries; ++q) longest = longest_squared(block.patches[q], p.channels, longest);
         }
     const Screen screen = grid_of(longest, p.channels);
-    for (int64_t i = 0; i < count; ++i) pack(blocks[i], p.channels, (float)screen.scale);
+    for (int64_t i = 0; i < count; ++i) pack(blocks[i], p.channels, (float)screen.scale, room);
     for (int64_t f = 0; f < p.frames; ++f) search(blocks, count, p, tile, f, screen);
     for (int64_t i = 0; i < count; ++i)
         for (const Query &query : blocks[i].queries) finish(query, p);
 }
 
-// (channels, n) to (n, channels), in squares that stay in the cache.
-void transpose(const float *from, int64_t channels, int64_t n, float *to) {
-    for (int64_t i = 0; i < n; i += 16)
-        for (int64_t c = 0; c < channels; c += 16)
-            for (int64_t j = i; j < least(n, i + 16); ++j)
-                for (int64_t d = c; d < least(channels, c + 16); ++d) to[j * channels + d] = from[d * n + j];
-}
-
-void lay_out(const float *features, int64_t channels, int64_t h, int64_t w, Frame &frame) {
+// Rows of patches turn into rows of groups, 16 patches at a time, so that both stay in the cache.
+void lay_out(int64_t channels, int64_t h, int64_t w, Word *room, Frame &frame) {
     const int64_t groups = groups_of(channels), n = h * w;
     Word *words = (Word *)frame.words;
     double longest = 0;
-    if (kScreens) {
-        transpose(features, channels, n, (float *)frame.patches);
-        for (int64_t i = 0; i < n; ++i)
-            longest = __builtin_fmax(longest, squared_length(frame.patches + i * channels, channels));
-    }
+    for (int64_t i = 0; kScreens && i < n; ++i) longest = longest_squared(frame.patches + i * channels, channels, longest);
     const Screen screen = grid_of(longest, channels);
     frame.scale = screen.scale, frame.error = screen.error, frame.length = screen.length;
-    const float scale = (float)screen.scale;
-    for (int64_t y = 0; y < h; ++y)
-        for (int64_t g = 0; g < groups; ++g, words += w) {
-            const float *even = features + (kScreens ? 2 * g : g) * n + y * w;
-            const bool last = 2 * g + 1 == channels;
-            if (!kScreens) __builtin_memcpy(words, even, sizeof(Word) * (size_t)w);
-            for (int64_t x = 0; kScreens && x < w; ++x) words[x] = pair(scale * even[x], last ? 0 : scale * even[n + x]);
+    for (int64_t y = 0; y < h; ++y, words += groups * w)
+        for (int64_t from = 0; from < w; from += kTogether) {
+            const int64_t some = least(kTogether, w - from);
+            for (int64_t i = 0; i < some; ++i)
+                words_of(frame.patches + (y * w + from + i) * channels, channels, (float)screen.scale, room + i * groups);
+            for (int64_t g = 0; g < groups; ++g)
+                for (int64_t i = 0; i < some; ++i) words[g * w + from + i] = room[i * groups + g];
         }
     __builtin_memset(words, 0, sizeof(Word) * kSlack);
 }
@@ -311,7 +301,7 @@ void lay_out(const float *features, int64_t channels, int64_t h, int64_t w, Fram
 extern "C" void SIAMMAE_JOIN(siammae_tile_, SIAMMAE_LEVEL)(const Problem *problem, const Tile *tile) {
     run(*problem, *tile);
 }
-extern "C" void SIAMMAE_JOIN(siammae_layout_, SIAMMAE_LEVEL)(const float *features, int64_t channels, int64_t h,
-                                                             int64_t w, Frame *frame) {
-    lay_out(features, channels, h, w, *frame);
+extern "C" void SIAMMAE_JOIN(siammae_layout_, SIAMMAE_LEVEL)(int64_t channels, int64_t h, int64_t w, void *room,
+                                                             Frame *frame) {
+    lay_out(channels, h, w, (Word *)room, *frame);
 }
