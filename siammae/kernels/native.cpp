@@ -1,4 +1,6 @@
 // The C interface of the native backend: which instruction sets there are, and one affinity call over threads.
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <atomic>
 #include <new>
@@ -54,6 +56,29 @@ void work(const Problem &problem, TileFunction tile, std::atomic<int64_t> &next,
     }
 }
 
+// Runs `part` in up to so many threads. PyTorch's own where its OpenMP is in the process: they go on turning for a while
+// after each of its operations, and others would share the cores with them.
+template <typename Part>
+void in_threads(int32_t count, const Part &part) {
+    using Parallel = void (*)(void (*)(void *), void *, unsigned, unsigned);
+    static const Parallel parallel = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    if (parallel && count > 1) {
+        parallel([](void *part) { (*static_cast<const Part *>(part))(); }, const_cast<Part *>(&part), unsigned(count), 0);
+        return;
+    }
+    std::vector<std::thread> others;
+    others.reserve(count);
+    for (int32_t i = 1; i < count; ++i) {
+        try {
+            others.emplace_back(part);
+        } catch (...) {
+            break;  // the system gives no more threads: those there are do all the tiles
+        }
+    }
+    part();
+    for (std::thread &other : others) other.join();
+}
+
 }  // namespace
 
 extern "C" {
@@ -85,18 +110,8 @@ int32_t siammae_native_topk(const Problem *problem, int32_t level, int32_t threa
     const size_t bytes = size_t(problem->channels) * 4 * (kTileSide * kTileSide + 1);
     std::vector<char> memory(bytes * threads + 64);
     char *scratch = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
-    std::atomic<int64_t> next{0};
-    std::vector<std::thread> others;
-    others.reserve(threads);
-    for (int32_t i = 1; i < threads; ++i) {
-        try {
-            others.emplace_back([&, i] { work(*problem, kLevels[level].tile, next, side, scratch + i * bytes); });
-        } catch (...) {
-            break;  // the system gives no more threads: those there are do all the tiles
-        }
-    }
-    work(*problem, kLevels[level].tile, next, side, scratch);
-    for (std::thread &other : others) other.join();
+    std::atomic<int64_t> next{0}, number{0};
+    in_threads(threads, [&] { work(*problem, kLevels[level].tile, next, side, scratch + number.fetch_add(1) * bytes); });
     return 0;
 } catch (const std::bad_alloc &) {
     return 1;

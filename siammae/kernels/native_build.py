@@ -90,7 +90,7 @@ def _compile(compiler: list[str], folder: Path, library: Path) -> None:
             flags = [*LEVELS[level], f"-DSIAMMAE_LEVEL={level}"]
             _run([*compiler, *FLAGS, *flags, "-c", str(folder / "native_tile.cpp"), "-o", objects[-1]])
         built = f"{temporary}/{LIBRARY}"
-        _run([*compiler, *FLAGS, "-shared", str(folder / "native.cpp"), *objects, "-o", built])
+        _run([*compiler, *FLAGS, "-shared", str(folder / "native.cpp"), *objects, "-ldl", "-o", built])
         Path(built).replace(library)
 
 

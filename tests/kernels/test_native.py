@@ -1,6 +1,8 @@
 """The native backend against a dense float64 matrix, on every instruction set of the machine."""
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -238,3 +240,39 @@ def test_topk_affinity_native_without_memory_raises(monkeypatch):
     monkeypatch.setattr(native, "_library", Poor)
     with pytest.raises(MemoryError, match="fewer threads need less"):
         native._run(query, [frame], 1, torch.tensor([0]), 0)
+
+
+# No PyTorch in this process, so no OpenMP: the library makes its own threads.
+WITHOUT_PYTORCH = """
+import ctypes, struct, sys
+import numpy as np
+
+library = ctypes.CDLL(sys.argv[1])
+assert not hasattr(ctypes.CDLL(None), "GOMP_parallel")
+level = next(i for i in range(library.siammae_native_levels()) if library.siammae_native_level_runs(i))
+c, h, w, k = 6, 21, 37, 3
+patches = np.random.default_rng(0).standard_normal((2, h, w, c)).astype(np.float32)
+patches /= np.linalg.norm(patches, axis=-1, keepdims=True)
+words = np.empty(h * w * c + 64, np.float32)
+frame = ctypes.create_string_buffer(struct.pack("2q3d", words.ctypes.data, patches[1].ctypes.data, 0, 0, 0))
+library.siammae_native_layout.argtypes = (*[ctypes.c_int64] * 3, ctypes.c_int32, ctypes.c_void_p)
+assert library.siammae_native_layout(c, h, w, level, frame) == 0
+half = np.full(h + w + 1, h + w)
+found = []
+for threads in (1, 3):
+    scores, indices, tied = np.empty((h * w, k), np.float32), np.empty((h * w, k), np.int64), np.empty(h * w, np.int64)
+    arrays = (half, patches[0], frame, scores, indices, tied)
+    addresses = (ctypes.addressof(a) if a is frame else a.ctypes.data for a in arrays)
+    problem = (ctypes.c_int64 * 13)(c, h, w, 1, 1, k, h + w, *addresses)
+    assert library.siammae_native_topk(problem, level, threads) == 0
+    found.append((scores, indices))
+best = np.sort(patches[0].reshape(-1, c) @ patches[1].reshape(-1, c).T, axis=1)[:, : -k - 1 : -1]
+assert np.abs(found[0][0] - best).max() < 1e-5
+assert all(np.array_equal(*pair) for pair in zip(*found))
+"""
+
+
+def test_library_makes_its_own_threads_where_no_openmp_is_loaded():
+    run = [sys.executable, "-c", WITHOUT_PYTORCH, str(native.LIBRARY)]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
