@@ -52,7 +52,7 @@ def videowalk_style(
 
     Arguments and result as for :func:`dino_style`.
     """
-    frames, _, h, w = context.shape
+    h, w = context.shape[2:]
     keys = context.transpose(0, 1).flatten(2).contiguous()  # (C, M, patches)
     table = labels.transpose(0, 1).reshape(labels.shape[1], -1)  # (L, M * patches)
     queries = query.flatten(1)
