@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         score_vip,
         sweep,
     )
-    from siammae.features import FeatureExtractor, PixelExtractor
+    from siammae.features import FeatureExtractor, HogExtractor, PixelExtractor
     from siammae.frames import VideoWriter, read_frames
     from siammae.labels import FrameMasks, gather_labels
     from siammae.masks import read_mask, write_mask
@@ -64,6 +64,7 @@ _MODULE_OF = {
     "FeatureExtractor": "features",
     "FrameKeypoints": "propagator",
     "FrameMasks": "labels",
+    "HogExtractor": "features",
     "KernelUnavailableError": "errors",
     "KeypointPropagator": "propagator",
     "KnownModel": "catalogue",
@@ -124,6 +125,7 @@ __all__ = [
     "FeatureExtractor",
     "FrameKeypoints",
     "FrameMasks",
+    "HogExtractor",
     "KernelUnavailableError",
     "KeypointPropagator",
     "KnownModel",

@@ -218,7 +218,7 @@ def test_evaluate_davis_prints_a_table_and_writes_json_and_masks(davis, weights,
     assert capsys.readouterr().out.splitlines()[-1] == table.splitlines()[-2]
 
 
-@pytest.mark.parametrize("baseline", ["rgb", "random"])
+@pytest.mark.parametrize("baseline", ["rgb", "hog", "random"])
 def test_evaluate_davis_when_asked_for_a_baseline_scores_it_beside_the_model(davis, weights, capsys, baseline):
     argv = ["evaluate", "davis", davis, "--year", 2016, "--split", "dev", "--model", weights, "--quiet"]
     assert main([str(part) for part in [*argv, "--baseline", baseline]]) == 0

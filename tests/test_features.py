@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from siammae.features import PixelExtractor, extract_features, input_size, normalize
+from siammae.features import HogExtractor, PixelExtractor, extract_features, input_size, normalize
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -165,3 +165,30 @@ def test_extract_features_refuses_a_batch_size_below_1(batch_size):
 def test_extract_features_refuses_frames_of_two_sizes():
     with pytest.raises(ValueError, match=r"frame 1 is \(8, 16\) but the first was \(8, 8\)"):
         PixelExtractor(4).extract([noise(8, 8), noise(8, 16)])
+
+
+def test_hog_extractor_tells_the_orientation_of_an_edge_wherever_the_patch_is():
+    frame = np.zeros((48, 80, 3), np.uint8)
+    frame[:, ::4] = 255  # vertical lines on the left
+    frame[:, 40:] = 0
+    frame[::4, 40:] = 255  # horizontal lines on the right
+    features = HogExtractor(8).extract(frame[None])
+    assert features.shape == (1, 36, 6, 10)
+    assert features.dtype == torch.float32
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(1, 6, 10), atol=1e-3, rtol=0)
+    left, right = features[0, :, 2, 1], features[0, :, 2, 8]
+    assert left @ features[0, :, 3, 2] > 0.99
+    assert left @ right < 0.3
+
+
+def test_hog_extractor_puts_rows_and_columns_where_they_are():
+    frame = np.full((32, 48, 3), 128, np.uint8)
+    frame[8:16, 40:48] = noise(8, 8)  # the patch in row 1, column 5
+    energy = HogExtractor(8).extract(frame[None])[0].square().sum(dim=0)  # (4, 6)
+    assert (energy > 0.5).nonzero().tolist() == [[y, x] for y in (0, 1, 2) for x in (4, 5)]
+
+
+@pytest.mark.parametrize("size", [0, 1, 7])
+def test_hog_extractor_refuses_cells_without_a_middle(size):
+    with pytest.raises(ValueError, match=f"patch_size is {size}: it must be even"):
+        HogExtractor(size)

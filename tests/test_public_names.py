@@ -20,6 +20,7 @@ INVENTORY = {
     "FeatureExtractor",
     "FrameKeypoints",
     "FrameMasks",
+    "HogExtractor",
     "KernelUnavailableError",
     "KeypointPropagator",
     "KnownModel",

@@ -26,7 +26,7 @@ def find_entries(args: argparse.Namespace) -> list[Entry]:
         rows: dict[str, FeatureExtractor] = {name: model}
         rows |= {_label(name, model, kind): baseline(kind, model, args.device) for kind in args.baseline}
         entries += [Entry(label, row, title, config) for label, row in rows.items() for title, config in rules.items()]
-    # Two models of one patch size share the baseline of RGB patches.
+    # Two models of one patch size share the baselines that are no network.
     return list({(entry.label, entry.rules): entry for entry in entries}.values())
 
 
@@ -43,7 +43,8 @@ def _rules(
 
 
 def _label(name: str, model: SiamMAE | TimmExtractor, kind: str) -> str:
-    return f"RGB patches of {model.patch_size}" if kind == "rgb" else f"{name}, random weights"
+    labels = {"rgb": f"RGB patches of {model.patch_size}", "hog": f"HOG of {model.patch_size}"}
+    return labels.get(kind, f"{name}, random weights")
 
 
 def baseline(kind: str, model: SiamMAE | TimmExtractor, device: str) -> FeatureExtractor:
@@ -51,11 +52,12 @@ def baseline(kind: str, model: SiamMAE | TimmExtractor, device: str) -> FeatureE
     import torch
 
     from siammae.backbones import TimmExtractor
-    from siammae.features import PixelExtractor
+    from siammae.features import HogExtractor, PixelExtractor
     from siammae.model import SiamMAE
 
-    if kind == "rgb":
-        return PixelExtractor(model.patch_size, device=pick_device(device))
+    if kind != "random":
+        plain = PixelExtractor if kind == "rgb" else HogExtractor
+        return plain(model.patch_size, device=pick_device(device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if isinstance(model, TimmExtractor):

@@ -138,9 +138,9 @@ def _add_benchmark(parser: argparse.ArgumentParser, benchmark: _Benchmark) -> No
         "--baseline",
         action="append",
         default=[],
-        choices=("rgb", "random"),
-        help="beside each model: plain RGB patches of its patch size, or its network with random weights; "
-        "may be repeated",
+        choices=("rgb", "hog", "random"),
+        help="beside each model: plain RGB patches of its patch size, histograms of oriented gradients in cells of "
+        "that size, or its network with random weights; may be repeated",
     )
     group.add_argument(
         "--same-input",
