@@ -68,6 +68,11 @@ def _attend(qkv: Tensor) -> Tensor:
     return out
 
 
+def _drops_out(layer: nn.Module) -> bool:
+    """Tell whether dropout would change what a layer gives; where none is set, training mode changes nothing."""
+    return layer.training and any(part.p > 0 for part in layer.modules() if isinstance(part, nn.Dropout))
+
+
 class QuickLinear(nn.Linear):
     """A linear layer that takes the machine's faster route."""
 
@@ -102,7 +107,7 @@ class QuickAttention(Attention):
         """Tell whether there is nothing but two linear layers: no norms of queries and keys, no gate, no dropout."""
         extras = (self.q_norm, self.k_norm, getattr(self, "norm", None), getattr(self, "gate", None))
         bare = all(extra is None or isinstance(extra, nn.Identity) for extra in extras)
-        return bare and self.fused_attn and not self.training
+        return bare and self.fused_attn and not _drops_out(self)
 
 
 class QuickMlp(Mlp):
@@ -111,7 +116,7 @@ class QuickMlp(Mlp):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in)`` to ``(..., out)``."""
         gelu = type(self.act) is nn.GELU and self.act.approximate == "none" and isinstance(self.norm, nn.Identity)
-        if not gelu or self.training or not _by_onednn(x) or not isinstance(self.fc1, nn.Linear):
+        if not gelu or _drops_out(self) or not _by_onednn(x) or not isinstance(self.fc1, nn.Linear):
             return super().forward(x)  # type: ignore[no-any-return, no-untyped-call]
         return self.fc2(onednn.linear(x, self.fc1.weight, self.fc1.bias, gelu=True))  # type: ignore[no-any-return]
 

@@ -85,6 +85,22 @@ def test_quick_mlp_in_training_drops_out_as_timms(route):
         assert not torch.equal(quick(x), quick(x))
 
 
+def test_quick_layers_without_dropout_give_the_same_in_training_mode(route):
+    quick = ramp_weights(nn.Sequential(Attention(24, num_heads=3), Mlp(24, 33)))
+    quicken(quick)
+    with torch.no_grad():
+        x = tokens(2, 7, 24)
+        assert torch.equal(quick.train()(x), quick.eval()(x))
+
+
+def test_quick_attention_in_training_drops_out_as_timms(route):
+    quick = Attention(24, num_heads=3, attn_drop=0.5).train()
+    quicken(quick)
+    with torch.no_grad():
+        x = tokens(2, 7, 24)
+        assert not torch.equal(quick(x), quick(x))
+
+
 def test_quick_layers_give_the_ordinary_gradients_bit_by_bit():
     plain = ramp_weights(nn.Sequential(nn.Linear(8, 8), Attention(8, num_heads=2), Mlp(8))).eval()
     quick = copy.deepcopy(plain)

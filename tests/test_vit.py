@@ -51,9 +51,11 @@ def test_encoder_with_timms_weights_computes_the_same(which):
     encoder.load_state_dict(reference.state_dict())
     pixels = images(1, 3, 224, 224)
     with torch.inference_mode():
-        torch.testing.assert_close(
-            encoder(encoder.embed(pixels)), reference.forward_features(pixels), atol=1e-5, rtol=0
-        )
+        got, theirs = encoder(encoder.embed(pixels)), reference.forward_features(pixels)
+        exact = reference.double().forward_features(pixels.double())
+    # How far float32 strays depends on the CPU's products; ours may stray no further than timm's own on the same one.
+    assert (got - exact).norm() <= 2 * (theirs - exact).norm()
+    assert (got - exact).norm() <= 1e-5 * exact.norm()
 
 
 def test_sincos_position_at_training_grid_equals_maes_formula():

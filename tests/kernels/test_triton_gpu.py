@@ -49,9 +49,14 @@ def unit_features(shape, seed, dtype):
 
 
 def naive(query, context, *, top_k, temperature, radius, neighborhood, free_frames):
-    """Score all pairs in float64, sort them all: weights and indices ``(h*w, k)``, -1 where there is no candidate."""
+    """Score all pairs in float64, sort them all: weights and indices ``(h*w, k)``, -1 where there is no candidate.
+
+    Channel after channel: a BLAS may add up in another order from column to column, so that copies of a frame differ.
+    """
     frames, channels, h, w = context.shape
-    scores = query.double().reshape(channels, -1).T @ context.double().transpose(0, 1).reshape(channels, -1)
+    queries = query.double().numpy().reshape(channels, -1, 1)
+    keys = context.double().numpy().swapaxes(0, 1).reshape(channels, 1, -1)
+    scores = sum(queries[c] * keys[c] for c in range(channels))
     y, x = np.divmod(np.arange(h * w), w)
     dy, dx = y[:, None] - y, x[:, None] - x
     if radius is None:
@@ -62,7 +67,7 @@ def naive(query, context, *, top_k, temperature, radius, neighborhood, free_fram
         distance = np.hypot(dy, dx)
         near = distance < radius if neighborhood == "disk" else distance <= radius
     near = np.concatenate([np.full_like(near, True) if m < free_frames else near for m in range(frames)], axis=1)
-    scores = np.where(near, scores.numpy(), -np.inf)
+    scores = np.where(near, scores, -np.inf)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
     best = np.take_along_axis(scores, order, axis=1)
     shares = np.exp((best - best[:, :1]) / temperature)
