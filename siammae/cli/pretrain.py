@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from siammae.cli.options import Commands, add_command, field_help, pick_device
-from siammae.config import VIT_SIZES, ModelConfig, PretrainConfig
+from siammae.config import LOGGERS, PRETRAIN_CHOICES, VIT_SIZES, ModelConfig, PretrainConfig
 
 _EXAMPLES = """examples:
   siammae pretrain clips/ -o run --size tiny --patch-size 8 --image-size 64 --batch-size 96 --base-lr 2.7e-3
   siammae pretrain clips/ -o run --resume          go on with an interrupted run
   siammae propagate clip.mp4 --mask first.png -o masks --model run/model"""
 _MODEL_FIELDS = ("patch_size", "image_size", "encoder", "decoder", "decoder_dim", "decoder_depth", "decoder_heads")
-_CHOICES = {
+_CHOICES: dict[str, tuple[object, ...]] = {
     "encoder": ("siamese", "joint"),
     "decoder": ("cross-self", "cross", "joint"),
-    "precision": ("auto", "bf16", "fp32"),
+    **PRETRAIN_CHOICES,
+    "probe_year": (2016, 2017),
 }
-_TYPES_OF_OPTIONAL = {"short_side": int, "clip_grad": float, "init": str}  # their default None does not tell
+# Their default None does not tell.
+_TYPES_OF_OPTIONAL = {"short_side": int, "clip_grad": float, "ema": float, "init": str, "probe": str}
+_METAVARS = {"init": "NAME", "probe": "DIR", "probe_split": "NAME"}
 
 
 def add_parser(commands: Commands) -> None:
@@ -50,21 +53,23 @@ def _add_fields(group: Any, settings: type, names: tuple[str, ...] | list[str]) 
         default = defaults[name]
         options: dict[str, Any] = {"default": None, "help": f"{helps[name].rstrip('.')} ({_shown(default)})"}
         if name in _CHOICES:
-            options["choices"] = _CHOICES[name]
+            options.update(choices=_CHOICES[name], type=type(default))
+        elif name == "loggers":
+            options.update(nargs="+", choices=LOGGERS)
         elif isinstance(default, bool):
             options["action"] = argparse.BooleanOptionalAction
         elif isinstance(default, tuple):
             names_of_two = ("BETA1", "BETA2") if name == "betas" else ("LEAST", "LARGEST")
             options.update(nargs=2, type=type(default[0]), metavar=names_of_two)
         else:
-            options.update(type=_TYPES_OF_OPTIONAL.get(name, type(default)), metavar="NAME" if name == "init" else "N")
+            options.update(type=_TYPES_OF_OPTIONAL.get(name, type(default)), metavar=_METAVARS.get(name, "N"))
         group.add_argument("--" + name.replace("_", "-"), **options)
 
 
 def _shown(default: object) -> str:
-    if isinstance(default, tuple):
+    if isinstance(default, tuple) and default:
         return " ".join(f"{value:.4g}" for value in default)
-    if default is None or isinstance(default, bool):
+    if default in (None, ()) or isinstance(default, bool):
         return "on" if default else "off"
     return str(default)
 

@@ -11,16 +11,36 @@ from typing import Literal
 from siammae.config.network import ModelConfig
 from siammae.config.settings import Settings, check, check_choice, check_integers
 
+# Fields of which one of a few values is allowed.
+PRETRAIN_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "past_mask": ("none", "symmetric", "grid"),
+    "predict": ("future", "past"),
+    "precision": ("auto", "bf16", "fp16", "fp32"),
+    "parallel": ("ddp", "fsdp"),
+    "reader": ("opencv", "pyav", "torchcodec"),
+}
+LOGGERS = ("tensorboard", "wandb", "trackio")
+_COUNTS = tuple(
+    "samples_per_video epochs batch_size accumulate checkpoint_every keep_states probe_every probe_side".split()
+)
+_NOT_NEGATIVE = tuple(
+    "cache_mb warmup_epochs workers weight_decay base_lr still_gap match_weight picture_every".split()
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainConfig(Settings):
     """Everything a pretraining run depends on; saved as JSON beside every checkpoint.
 
     Attributes:
-        videos: a folder searched for videos, a text file with one path a line, or one video.
-        output_dir: gets ``state.pt`` (to resume), ``log.jsonl`` and ``model/`` (for ``from_pretrained``).
+        videos: what to train on: a folder searched for videos, images or tar shards; a ``.txt`` with a path, or a
+            ``.csv`` with a path and times, in each line; or one file.
+        output_dir: gets ``states/`` (to resume), ``log.jsonl`` and ``model/`` (for ``from_pretrained``).
         model: the network.
         mask_ratio: part of the future frame's patches that is hidden, in (0, 1).
+        past_mask: what is hidden of the past frame: ``"none"``, the paper's choice; ``"symmetric"`` = ``mask_ratio`` of
+            it, drawn apart; ``"grid"`` = all but one patch in every square of 2 x 2.
+        predict: the frame that is hidden, ``"future"`` or ``"past"``; the other one is what it is predicted from.
         frame_gap: least and largest distance of the two frames, inclusive, in frames; cut to what a clip allows.
         samples_per_video: pairs drawn from each video in one epoch (repeated sampling).
         crop_scale: part of the frame's area that a crop covers, least and largest.
@@ -42,18 +62,37 @@ class PretrainConfig(Settings):
         cache_mb: memory for decoded frames in each reading process, in MiB; 0 decodes anew for every sample.
         epochs: passes over the videos.
         warmup_epochs: epochs in which the learning rate rises from 0.
-        batch_size: pairs in one optimiser step.
+        batch_size: pairs in one optimiser step, over all processes.
+        accumulate: parts in which each process goes through its share of a batch, one after the other, so that larger
+            batches fit; the same step but for rounding.
         base_lr: learning rate for a batch of 256 pairs; scaled by ``batch_size / 256``.
         weight_decay: of AdamW, on matrices only.
+        layer_decay: the learning rate of each encoder block is that of the next one times this, in (0, 1]; below 1 the
+            first layers keep more of ``init``.
+        ema: decay of a running average of the weights, in (0, 1), exported as ``model_ema/`` beside ``model/``; None
+            keeps none.
         betas: decay rates of AdamW's two running averages.
         clip_grad: longest gradient (l2 norm over all weights); longer ones are shortened to it. None = any length.
-        precision: ``"bf16"`` = bfloat16 autocast, ``"fp32"``; ``"auto"`` = bf16 on GPUs and on CPUs with instructions
+        precision: ``"bf16"`` = bfloat16 autocast; ``"fp16"`` = float16 autocast with a scaled loss, on GPUs without
+            bfloat16; ``"fp32"``; ``"auto"`` = bf16 on GPUs and on CPUs with instructions
             for it (AVX512-BF16, AMX), else fp32. A run's saved settings name the one it took.
         compile: compile encoder and decoder with ``torch.compile``: a minute before the first step, another rounding.
         recompute: keep no activations inside a block for the backward pass, but compute them again (activation
             checkpointing): the same weights, less memory, more time.
-        workers: processes that read ahead; 0 reads in the training process.
+        parallel: how several processes share the work: ``"ddp"`` = each holds all weights; ``"fsdp"`` = each holds a
+            part of them (FSDP2), for ViT-L and larger.
+        reader: decodes videos: ``"opencv"``, ``"pyav"`` or ``"torchcodec"`` (extras of these names).
+        max_broken: part of the clips that may be unreadable, in [0, 1); more stop the run.
+        workers: processes that read ahead, for each training process; 0 reads in the training process.
         checkpoint_every: optimiser steps between saved states.
+        keep_states: saved states that are kept, the latest; an older one helps where the latest is damaged.
+        picture_every: optimiser steps between pictures of what is predicted; 0 draws none.
+        probe: a folder in the layout of DAVIS, on which the current features are scored; None scores none.
+        probe_every: optimiser steps between such scores.
+        probe_year: of its split.
+        probe_split: of its videos.
+        probe_side: short side of its frames when they enter the network, in pixels.
+        loggers: besides ``log.jsonl``: ``"tensorboard"``, ``"wandb"``, ``"trackio"``.
         seed: of weights, masks, pairs and crops.
 
     Raises:
@@ -68,6 +107,8 @@ class PretrainConfig(Settings):
     output_dir: str
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     mask_ratio: float = 0.95
+    past_mask: Literal["none", "symmetric", "grid"] = "none"
+    predict: Literal["future", "past"] = "future"
     frame_gap: tuple[int, int] = (4, 48)
     samples_per_video: int = 2
     crop_scale: tuple[float, float] = (0.5, 1.0)
@@ -86,15 +127,29 @@ class PretrainConfig(Settings):
     epochs: int = 400
     warmup_epochs: int = 40
     batch_size: int = 2048
+    accumulate: int = 1
     base_lr: float = 1.5e-4
     weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    ema: float | None = None
     betas: tuple[float, float] = (0.9, 0.95)
     clip_grad: float | None = None
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     compile: bool = False
     recompute: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    reader: Literal["opencv", "pyav", "torchcodec"] = "opencv"
+    max_broken: float = 0.1
     workers: int = 0
     checkpoint_every: int = 500
+    keep_states: int = 2
+    picture_every: int = 0
+    probe: str | None = None
+    probe_every: int = 500
+    probe_year: int = 2017
+    probe_split: str = "val"
+    probe_side: int = 240
+    loggers: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -114,10 +169,12 @@ class PretrainConfig(Settings):
         check(0 <= self.flip <= 1, "flip", self.flip, "a probability")
         check(0 <= self.still_share <= 1, "still_share", self.still_share, "between 0 and 1")
         check(self.short_side is None or self.short_side >= 1, "short_side", self.short_side, "at least 1, or None")
-        for field in ("samples_per_video", "epochs", "batch_size", "checkpoint_every"):
+        for field in _COUNTS:
             check(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
-        multiple = f"a multiple of samples_per_video = {self.samples_per_video}"
-        check(self.batch_size % self.samples_per_video == 0, "batch_size", self.batch_size, multiple)
+        multiple = f"a multiple of samples_per_video x accumulate = {self.samples_per_video} x {self.accumulate}"
+        check(
+            self.batch_size % (self.samples_per_video * self.accumulate) == 0, "batch_size", self.batch_size, multiple
+        )
         check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers in [0, 1)")
         check(0 <= self.still_rotation <= 180, "still_rotation", self.still_rotation, "0 to 180 degrees")
         check(0 <= self.color_jitter < 1, "color_jitter", self.color_jitter, "in [0, 1)")
@@ -125,6 +182,20 @@ class PretrainConfig(Settings):
         matching = self.match_weight == 0 or (self.still_share > 0 and self.model.encoder == "siamese")
         check(matching, "match_weight", self.match_weight, "0 without still pairs or with a joint encoder")
         check(self.clip_grad is None or self.clip_grad > 0, "clip_grad", self.clip_grad, "above 0, or None")
-        for field in ("cache_mb", "warmup_epochs", "workers", "weight_decay", "base_lr", "still_gap", "match_weight"):
+        for field in _NOT_NEGATIVE:
             check(getattr(self, field) >= 0, field, getattr(self, field), "at least 0")
-        check_choice("precision", self.precision, ("auto", "bf16", "fp32"))
+        for field, choices in PRETRAIN_CHOICES.items():
+            check_choice(field, getattr(self, field), choices)
+        self._check_watching()
+        forward = self.match_weight == 0 or (self.past_mask == "none" and self.predict == "future")
+        check(forward, "match_weight", self.match_weight, "0 with past_mask other than 'none' or predict 'past'")
+        check(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "in (0, 1]")
+        check(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "between 0 and 1, or None")
+        check(0 <= self.max_broken < 1, "max_broken", self.max_broken, "in [0, 1)")
+
+    def _check_watching(self) -> None:
+        if self.probe is not None:
+            object.__setattr__(self, "probe", os.fspath(self.probe))
+        check_choice("probe_year", self.probe_year, (2016, 2017))
+        for logger in self.loggers:
+            check_choice("loggers", logger, LOGGERS)

@@ -265,7 +265,9 @@ def test_pretrain_resumed_from_nothing_is_refused(clips, tmp_path):
 
 
 def test_pretrain_with_batch_that_splits_a_video_is_refused(clips, tmp_path):
-    with pytest.raises(ValueError, match="batch_size is 5: it must be a multiple of samples_per_video = 2"):
+    with pytest.raises(
+        ValueError, match="batch_size is 5: it must be a multiple of samples_per_video x accumulate = 2 x 1"
+    ):
         pretrain(run_config(clips, tmp_path, batch_size=5), device="cpu")
 
 
