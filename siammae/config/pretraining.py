@@ -20,12 +20,9 @@ PRETRAIN_CHOICES: Mapping[str, tuple[str, ...]] = {
     "reader": ("opencv", "pyav", "torchcodec"),
 }
 LOGGERS = ("tensorboard", "wandb", "trackio")
-_COUNTS = tuple(
-    "samples_per_video epochs batch_size accumulate checkpoint_every keep_states probe_every probe_side".split()
-)
-_NOT_NEGATIVE = tuple(
-    "cache_mb warmup_epochs workers weight_decay base_lr still_gap match_weight picture_every".split()
-)
+_COUNTS = ("samples_per_video", "epochs", "batch_size", "accumulate")
+_RHYTHM = ("checkpoint_every", "keep_states", "probe_every", "probe_side")
+_NOT_NEGATIVE = ("cache_mb", "warmup_epochs", "workers", "weight_decay", "base_lr", "still_gap", "match_weight")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +166,7 @@ class PretrainConfig(Settings):
         check(0 <= self.flip <= 1, "flip", self.flip, "a probability")
         check(0 <= self.still_share <= 1, "still_share", self.still_share, "between 0 and 1")
         check(self.short_side is None or self.short_side >= 1, "short_side", self.short_side, "at least 1, or None")
-        for field in _COUNTS:
+        for field in (*_COUNTS, *_RHYTHM):
             check(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
         multiple = f"a multiple of samples_per_video x accumulate = {self.samples_per_video} x {self.accumulate}"
         check(
@@ -182,7 +179,7 @@ class PretrainConfig(Settings):
         matching = self.match_weight == 0 or (self.still_share > 0 and self.model.encoder == "siamese")
         check(matching, "match_weight", self.match_weight, "0 without still pairs or with a joint encoder")
         check(self.clip_grad is None or self.clip_grad > 0, "clip_grad", self.clip_grad, "above 0, or None")
-        for field in _NOT_NEGATIVE:
+        for field in (*_NOT_NEGATIVE, "picture_every"):
             check(getattr(self, field) >= 0, field, getattr(self, field), "at least 0")
         for field, choices in PRETRAIN_CHOICES.items():
             check_choice(field, getattr(self, field), choices)
