@@ -2,8 +2,8 @@
 
 python benchmarks/bench_pretrain_step.py [--repeats N] [--recipes tiny/8 small/16] [--compile]
 
-The first row, bfloat16 autocast with plain attention, is what `precision="auto"` takes on a CPU with bfloat16
-instructions; float32 with fused attention what it takes on any other.
+The first row is what one would write: bfloat16 autocast and PyTorch's attention. `precision="auto"` takes the second,
+with plain attention, on a CPU with bfloat16 instructions, and float32 with fused attention on any other.
 """
 
 import argparse
@@ -85,6 +85,7 @@ def compare(name: str, repeats: int, *, compiled: bool) -> list[str]:
     model = SiamMAE(config).train()
     pairs = torch.randint(0, 256, (batch, 2, 3, config.image_size, config.image_size), dtype=torch.uint8)
     ways = {
+        "bfloat16, fused attention (naive)": Step(model, bf16=True, fused=True),
         "bfloat16, plain attention": Step(model, bf16=True, fused=False),
         "float32, plain attention": Step(model, bf16=False, fused=False),
         "float32, fused attention": Step(model, bf16=False, fused=True),

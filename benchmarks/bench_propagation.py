@@ -8,6 +8,7 @@ Prints seconds a frame, the speed-up, and where our time goes: encoder, affinity
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from collections.abc import Callable
 from typing import Any
@@ -114,8 +115,10 @@ def main() -> None:
     config = PropagationConfig.preset("dino").replace(resize=SIZE, size_multiple=None)
     frames, mask = video(count)
     runs: dict[str, Callable[[], Any]] = {"DINO-style": lambda: dino_pipeline(model, frames, mask, config)}
+    halved = copy.deepcopy(model).to(torch.bfloat16)
     for name in args.backends:
         runs[name] = lambda name=name: our_pipeline(model, frames, mask, config, name)
+    runs["first of these, bfloat16"] = lambda: our_pipeline(halved, frames, mask, config, args.backends[0])
     print(headline())
     results = {name: run() for name, run in runs.items()}
     seconds = medians(runs, repeats)

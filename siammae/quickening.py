@@ -44,7 +44,8 @@ def _applies(x: Tensor) -> bool:
 
 
 def _by_onednn(x: Tensor) -> bool:
-    return _applies(x) and x.dtype == torch.float32 and x.numel() > 0 and product_route() == "onednn"
+    fits = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and multiplies_bfloat16())
+    return fits and _applies(x) and x.numel() > 0 and product_route() == "onednn"
 
 
 def _attend(qkv: Tensor) -> Tensor:

@@ -77,6 +77,19 @@ def test_quick_mlp_equals_timms(route, options):
         torch.testing.assert_close(quick(x), plain(x), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("hardware", [True, False])
+def test_quick_layers_in_bfloat16_equal_the_ordinary_ones_to_its_rounding(route, monkeypatch, hardware):
+    monkeypatch.setattr(quickening, "multiplies_bfloat16", lambda: hardware)
+    plain = ramp_weights(nn.Sequential(nn.Linear(24, 24), Attention(24, num_heads=3), Mlp(24, 33))).bfloat16()
+    quick = copy.deepcopy(plain)
+    quicken(quick)
+    with torch.no_grad():
+        x = tokens(2, 7, 24).bfloat16()
+        exact = copy.deepcopy(plain).float()(x.float())
+        error, theirs = (quick(x) - exact).norm(), (plain(x) - exact).norm()
+        assert error <= 2 * theirs
+
+
 def test_quick_mlp_in_training_drops_out_as_timms(route):
     quick = Mlp(24, 33, drop=0.5).train()
     quicken(quick)

@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from siammae.evaluation.comparison import compare_entries, make_benchmark
     from siammae.evaluation.plot import require_matplotlib
-    from siammae.evaluation.ranks import is_first_rank
+    from siammae.ranks import is_first_rank
 
     if args.plot:
         require_matplotlib()  # now, and not after an hour of scoring

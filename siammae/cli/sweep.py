@@ -55,7 +55,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from siammae.evaluation.ranks import is_first_rank
+    from siammae.ranks import is_first_rank
     from siammae.evaluation.sweeping import sweep
 
     grid = dict(_values(text) for text in args.grid)

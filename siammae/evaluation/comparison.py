@@ -16,7 +16,7 @@ from siammae.config import PropagationConfig
 from siammae.context import recommended_config
 from siammae.evaluation.davis import Davis
 from siammae.evaluation.jhmdb import Jhmdb
-from siammae.evaluation.ranks import is_first_rank
+from siammae.ranks import is_first_rank
 from siammae.evaluation.results import EvaluationResult, aligned, percent, write_json, write_text
 from siammae.evaluation.scoring import Benchmark, Job, evaluate, network_input
 from siammae.evaluation.vip import Vip

@@ -17,7 +17,7 @@ from siammae.affinity import Kernels
 from siammae.config import PropagationConfig
 from siammae.evaluation.cache import FeatureCache
 from siammae.evaluation.processes import map_in_processes
-from siammae.evaluation.ranks import ranks
+from siammae.ranks import ranks
 from siammae.evaluation.results import EvaluationResult, claim_folder, model_name
 from siammae.evaluation.runs import Tick, Video
 from siammae.features import FeatureExtractor, input_size

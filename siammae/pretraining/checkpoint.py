@@ -1,71 +1,136 @@
-"""Training state, apart from exported weights: all that an interrupted run needs to go on as if nothing happened."""
+"""Training states, apart from exported weights: all that an interrupted run needs to go on as if nothing happened."""
 
 from __future__ import annotations
 
 import json
+import logging
+import os
 import pickle
-from collections.abc import Sequence
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from siammae.config import PretrainConfig
 from siammae.errors import CheckpointError
 from siammae.frames import PathLike
-from siammae.model import SiamMAE
 
-STATE_FILE, LOG_FILE, CONFIG_FILE, VIDEOS_FILE = "state.pt", "log.jsonl", "pretrain.json", "videos.txt"
-_NEWER = {"compile": False}  # settings that the first states do not name, and what those runs did
-_MAY_CHANGE = ("videos", "output_dir", "workers", "cache_mb", "checkpoint_every", "recompute")
+logger = logging.getLogger(__name__)
 
+STATES_FOLDER, LOG_FILE, CONFIG_FILE, VIDEOS_FILE = "states", "log.jsonl", "pretrain.json", "videos.txt"
+# What does not change the weights a run ends with, but for the rounding of sums.
+MAY_CHANGE = (
+    "videos", "output_dir", "workers", "cache_mb", "max_broken", "checkpoint_every", "keep_states", "recompute",
+    "accumulate", "parallel", "picture_every", "probe", "probe_every", "probe_year", "probe_split", "probe_side",
+    "loggers",
+)  # fmt: skip
 
-def save_state(config: PretrainConfig, model: SiamMAE, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write ``state.pt`` and ``pretrain.json``, each under a temporary name first.
-
-    Nothing random is stored: masks, pairs and crops are functions of seed and step.
-    """
-    folder = Path(config.output_dir)
-    state = {"config": config.to_dict(), "model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-    torch.save(state, folder / f"{STATE_FILE}.part")
-    (folder / f"{STATE_FILE}.part").replace(folder / STATE_FILE)
-    text = json.dumps(config.to_dict(), indent=2) + "\n"
-    (folder / f"{CONFIG_FILE}.part").write_text(text, encoding="utf-8")
-    (folder / f"{CONFIG_FILE}.part").replace(folder / CONFIG_FILE)
+_DAMAGES = (
+    OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile
+)  # fmt: skip
 
 
-def load_state(folder: PathLike, config: PretrainConfig, model: SiamMAE, optimizer: torch.optim.Optimizer) -> int:
-    """Put a saved state back.
+class Named(Protocol):
+    """A clip, as far as a run must know it again."""
+
+    @property
+    def name(self) -> str:
+        """What tells it apart."""
+        ...
+
+
+def state_files(folder: PathLike) -> list[Path]:
+    """Return the saved states of a run, the latest first."""
+    found = [path for path in (Path(folder) / STATES_FOLDER).glob("*.pt") if re.fullmatch(r"step-\d+", path.stem)]
+    return sorted(found, key=state_step, reverse=True)
+
+
+def state_step(path: Path) -> int:
+    """Return the optimiser step after which a state was saved, by its name."""
+    return int(path.stem.partition("-")[2])
+
+
+def save_state(config: PretrainConfig, parts: Mapping[str, Any], step: int) -> Path:
+    """Write ``states/step-N.pt`` and ``pretrain.json``, each under a temporary name first; drop the oldest states.
+
+    Nothing random is stored: masks, pairs, crops and dropout are functions of seed and step.
+
+    Args:
+        config: of the run; says how many states stay.
+        parts: the states of network, optimiser and whatever else changes from step to step; plain tensors.
+        step: optimiser steps made.
 
     Returns:
-        The step to go on with.
+        The file.
+    """
+    folder = Path(config.output_dir)
+    path = folder / STATES_FOLDER / f"step-{step:08d}.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        torch.save({"config": config.to_dict(), "step": step, **parts}, file)
+        file.flush()
+        os.fsync(file.fileno())  # the name must not be on the disk before the bytes
+    part.replace(path)
+    write_whole(folder / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
+    for old in state_files(folder)[config.keep_states :]:
+        old.unlink()
+    return path
+
+
+def load_state(folder: PathLike, config: PretrainConfig) -> dict[str, Any]:
+    """Read the latest whole state of a run; a damaged one is named in the log and the one before is taken.
+
+    Args:
+        folder: of the run.
+        config: of the run that goes on.
+
+    Returns:
+        The parts that :func:`save_state` was given, and ``step``.
 
     Raises:
-        CheckpointError: there is no state, it is damaged, or belongs to another configuration.
+        CheckpointError: there is no state, all are damaged, or they belong to another configuration.
     """
-    path = Path(folder) / STATE_FILE
-    if not path.is_file():
-        raise CheckpointError(f"nothing to resume: no {path}. Start without resume.")
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        saved, weights, moments, step = state["config"], state["model"], state["optimizer"], int(state["step"])
-    except (OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}.") from error
+    files = state_files(folder)
+    if not files:
+        raise CheckpointError(f"nothing to resume: no states in {Path(folder) / STATES_FOLDER}. Start without resume.")
+    for path in files:
+        try:
+            state = _read(path)
+        except _DAMAGES as error:
+            logger.warning("%s is damaged (%s)%s", path, error, "" if path == files[-1] else "; taking the one before")
+            continue
+        _check_config(path, state.pop("config"), config)
+        return state
+    raise CheckpointError(f"all {len(files)} states in {files[0].parent} are damaged: the log says how. Start anew.")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:  # PyTorch reads on over flipped bits
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} has a wrong checksum")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    kinds = {"config": dict, "step": int, "model": dict, "optimizer": dict}
+    if not all(isinstance(state[name], kind) for name, kind in kinds.items()):
+        raise TypeError("it holds something else")
+    return state
+
+
+def _check_config(path: Path, saved: dict[str, Any], config: PretrainConfig) -> None:
     current = config.to_dict()
-    before = {**_NEWER, **saved}
     changed = sorted(
-        key for key in current if key not in _MAY_CHANGE and json.dumps(current[key]) != json.dumps(before.get(key))
+        key for key in current if key not in MAY_CHANGE and json.dumps(current[key]) != json.dumps(saved.get(key))
     )
     if changed:
-        detail = ", ".join(f"{key} was {before.get(key)!r}, now {current[key]!r}" for key in changed)
-        raise CheckpointError(f"{path} belongs to another configuration: {detail}. Only {_MAY_CHANGE} may change.")
-    model.load_state_dict(weights)
-    optimizer.load_state_dict(moments)
-    return step
+        detail = ", ".join(f"{key} was {saved.get(key)!r}, now {current[key]!r}" for key in changed)
+        raise CheckpointError(f"{path} belongs to another configuration: {detail}. Only {MAY_CHANGE} may change.")
 
 
-def claim_videos(output_dir: PathLike, videos: Sequence[Path], *, resume: PathLike | None) -> None:
-    """Write the videos' names to ``videos.txt``; a resumed run must have the same ones, wherever they lie now.
+def claim_videos(output_dir: PathLike, videos: Sequence[Named], *, resume: PathLike | None) -> None:
+    """Write the clips' names to ``videos.txt``; a resumed run must have the same ones, wherever they lie now.
 
     Raises:
         CheckpointError: they are others, so the samples to come would not be those of the run that began.
@@ -79,9 +144,7 @@ def claim_videos(output_dir: PathLike, videos: Sequence[Path], *, resume: PathLi
             raise CheckpointError(
                 f"the {len(videos)} videos are not the {count} that this run began with ({known}). Restore them."
             )
-    part = Path(output_dir) / f"{VIDEOS_FILE}.part"
-    part.write_text(names, encoding="utf-8")
-    part.replace(Path(output_dir) / VIDEOS_FILE)
+    write_whole(Path(output_dir) / VIDEOS_FILE, names)
 
 
 def cut_log(folder: PathLike, step: int) -> None:
@@ -90,13 +153,18 @@ def cut_log(folder: PathLike, step: int) -> None:
     if not path.is_file():
         return
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _logged_step(line) <= step]
-    part = path.with_suffix(".part")
-    part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_whole(path, "".join(f"{line}\n" for line in lines))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file under a temporary name first."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 
 def _logged_step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError):  # half a line from a killed process
+    except (ValueError, KeyError, TypeError):  # half a line from a killed process
         return float("inf")

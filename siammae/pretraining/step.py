@@ -1,20 +1,22 @@
-"""The network in training, its optimiser, and one step of it."""
+"""One optimiser step."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from siammae.config import PretrainConfig
-from siammae.model import SiamMAE
 from siammae.pretraining.crops import Pairs
-from siammae.pretraining.schedule import parameter_groups
+from siammae.pretraining.learner import Learner
 from siammae.quickening import multiplies_bfloat16
-from siammae.vit import set_fused_attention, set_recompute
+from siammae.ranks import Ranks
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_precision(config: PretrainConfig, device: torch.device) -> PretrainConfig:
@@ -24,53 +26,86 @@ def choose_precision(config: PretrainConfig, device: torch.device) -> PretrainCo
     return config.replace(precision="bf16" if device.type != "cpu" or multiplies_bfloat16() else "fp32")
 
 
-def build(config: PretrainConfig, device: torch.device, *, resumed: bool) -> tuple[SiamMAE, torch.optim.Optimizer]:
-    """Make the network, from random weights or ``init``, and its optimiser."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        fresh = config.init is None or resumed  # a saved state holds all weights
-        model = SiamMAE(config.model) if fresh else SiamMAE.from_pretrained(config.init or "")
-    model.drop_whitening()  # it belongs to the weights before training
-    if model.config != config.model:
-        raise ValueError(f"init={config.init!r} is a network of {model.config}, but model is {config.model}.")
-    model = model.to(device).train()
-    set_fused_attention(model, device.type != "cpu" or config.precision == "fp32")
-    set_recompute(model, config.recompute)
-    if config.compile:
-        for part in (model.encoder, model.decoder):
-            if part is not None:
-                part.compile(dynamic=False)  # shapes never change: one graph for whole frames, one for visible patches
-    groups = parameter_groups(model, config.weight_decay)
-    return model, torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
-
-
-def _precision(config: PretrainConfig, device: torch.device) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, dtype=torch.bfloat16) if config.precision == "bf16" else nullcontext()
-
-
 def train_step(
-    model: SiamMAE, optimizer: torch.optim.Optimizer, pairs: Pairs, config: PretrainConfig, step: int, rate: float
+    learner: Learner, pairs: Pairs, config: PretrainConfig, step: int, rate: float, ranks: Ranks
 ) -> dict[str, Tensor]:
-    """Make one optimiser step and return the losses; the mask depends on seed and step alone."""
+    """Make one optimiser step.
+
+    Masks depend on seed and step alone, and a pair's mask on its place in the whole batch: not on how many processes
+    share it, nor on the parts in which they go through it.
+
+    Args:
+        learner: what learns.
+        pairs: this process's part of the batch, on its device.
+        config: of the run.
+        step: from 0.
+        rate: of learning.
+        ranks: the processes that share the batch.
+
+    Returns:
+        The losses of this process's part, without gradients.
+    """
+    for group in learner.optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+    count = len(pairs.frames)
+    noise = _noise(config, step)[ranks.rank * count : (ranks.rank + 1) * count]
+    losses: list[dict[str, Tensor]] = []
+    size = count // config.accumulate
+    with _dropout(learner.model, (config.seed, step, ranks.rank)):
+        for start in range(0, count, size):
+            part = Pairs(*(values[start : start + size] for values in pairs))
+            with learner.exchanging(start + size >= count):
+                losses.append(_learn(learner, part, noise[start : start + size], config))
+    learner.scaler.unscale_(learner.optimizer)
+    if config.clip_grad is not None:
+        nn.utils.clip_grad_norm_(learner.model.parameters(), config.clip_grad)
+    learner.scaler.step(learner.optimizer)
+    learner.scaler.update()
+    learner.optimizer.zero_grad(set_to_none=True)
+    learner.update_average(step)
+    return {name: torch.stack([part[name] for part in losses]).mean() for name in losses[0]}
+
+
+def _noise(config: PretrainConfig, step: int) -> Tensor:
+    """Draw what decides about the masks of the whole batch, ``(batch_size, 2, patches)``."""
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence((config.seed, step)).generate_state(1)[0]))
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    with _precision(config, pairs.frames.device):
-        output = model(
-            pairs.frames[:, 0],
-            pairs.frames[:, 1],
+    return torch.rand(config.batch_size, 2, config.model.grid_size**2, generator=generator)
+
+
+def _learn(learner: Learner, pairs: Pairs, noise: Tensor, config: PretrainConfig) -> dict[str, Tensor]:
+    """Add the gradients of some pairs, which count by their share of the process's part."""
+    seen, hidden = pairs.frames.unbind(1) if config.predict == "future" else pairs.frames.flip(1).unbind(1)
+    with _autocast(config, pairs.frames.device):
+        output = learner.network(
+            seen,
+            hidden,
             mask_ratio=config.mask_ratio,
-            generator=generator,
+            past_mask=config.past_mask,
+            noise=noise,
             places=pairs.places if config.match_weight else None,
             match_temperature=config.match_temperature,
         )
     losses = {"loss": output.loss}
+    total = output.loss
     if output.matching_loss is not None:
         losses["matching_loss"] = output.matching_loss
-    total = output.loss if output.matching_loss is None else output.loss + config.match_weight * output.matching_loss
-    total.backward()
-    if config.clip_grad is not None:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+        total = total + config.match_weight * output.matching_loss
+    learner.scaler.scale(total / config.accumulate).backward()
     return {name: loss.detach() for name, loss in losses.items()}
+
+
+def _autocast(config: PretrainConfig, device: torch.device) -> AbstractContextManager[Any]:
+    dtype = _DTYPES.get(config.precision)
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+@contextmanager
+def _dropout(model: nn.Module, seed: tuple[int, ...]) -> Iterator[None]:
+    """Let dropout depend on the seed alone, and leave the global random state as it was."""
+    if not any(part.p > 0 for part in model.modules() if isinstance(part, nn.Dropout)):
+        yield
+        return
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        yield

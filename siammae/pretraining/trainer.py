@@ -2,141 +2,183 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from siammae.config import PretrainConfig
 from siammae.frames import PathLike
-from siammae.model import SiamMAE
-from siammae.pretraining.checkpoint import LOG_FILE, STATE_FILE, claim_videos, cut_log, load_state, save_state
-from siammae.pretraining.crops import Pairs, collate
-from siammae.pretraining.journal import Log
+from siammae.pretraining.batches import clips_per_step, read_batches
+from siammae.pretraining.checkpoint import Named, claim_videos, cut_log, load_state, save_state, state_files
+from siammae.pretraining.crops import Pairs
+from siammae.pretraining.journal import Journal
+from siammae.pretraining.learner import Learner
+from siammae.pretraining.loggers import open_loggers
 from siammae.pretraining.pairs import VideoPairs, find_videos
 from siammae.pretraining.schedule import learning_rate, total_steps
-from siammae.pretraining.step import build, choose_precision, train_step
+from siammae.pretraining.step import choose_precision, train_step
+from siammae.pretraining.stopping import StopRequest
+from siammae.pretraining.watching import Watch
+from siammae.ranks import Ranks, ranks
 
 MODEL_FOLDER = "model"
+_GO_ON, _STOP, _FAILED = range(3)  # what the processes tell each other before a step; the largest counts
 
 
 def pretrain(
     config: PretrainConfig,
     *,
-    resume: PathLike | None = None,
+    resume: PathLike | Literal["auto"] | None = None,
     device: torch.device | str | None = None,
     max_steps: int | None = None,
     progress: bool = False,
 ) -> Path:
     """Train from video pairs.
 
-    Same configuration, videos and machine give bit-identical weights on a CPU, also when a run is interrupted (Ctrl-C
-    saves its state) and resumed.
+    Same configuration, videos and machine give bit-identical weights on a CPU, also when a run is interrupted and
+    resumed: Ctrl-C, SIGTERM and SIGUSR1 save its state first, and a killed run goes on from its last saved state.
+    Processes that torchrun started share every batch; with another number of them the weights are the same but for
+    the rounding of sums, and but for what depends on the company of a pair: ``match_weight``, and dropout in the
+    decoder ``"cropmae"``.
 
     Args:
         config: everything the result depends on.
-        resume: the output folder of an interrupted run with the same configuration.
-        device: None = CUDA where there is one, else the CPU.
+        resume: the output folder of an interrupted run with the same configuration; ``"auto"`` = ``config.output_dir``
+            where it holds a saved state, else a new run, as restarts by torchrun or a scheduler need it.
+        device: None = CUDA where there is one, else the CPU. Under torchrun each process takes a GPU of its own.
         max_steps: stop after this many optimiser steps in this sitting, with the state saved.
-        progress: show a bar with loss and pairs per second.
+        progress: show a bar with losses, learning rate, pairs per second and the share of time spent waiting for data.
 
     Returns:
         ``output_dir/model``, loadable by :meth:`siammae.SiamMAE.from_pretrained`.
 
     Raises:
-        ValueError: the output folder holds another run, or the configuration does not fit the videos or ``init``.
+        ValueError: the output folder holds another run, or the configuration does not fit the videos, ``init`` or the
+            number of processes.
         FileNotFoundError: there are no videos at ``config.videos``.
         CheckpointError: ``resume`` has no state, or one of another configuration.
         FloatingPointError: the loss is no longer finite.
+        KeyboardInterrupt: a signal stopped the run; its state is saved.
+        WorkerError: another of several processes failed.
+        ImportError: a reader or logger is not installed.
     """
-    videos = find_videos(config.videos)
-    output = _prepare_output(config, resume)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    config = choose_precision(config, target)
-    model, optimizer = build(config, target, resumed=resume is not None)
-    start = load_state(resume, config, model, optimizer) if resume is not None else 0
-    claim_videos(output, videos, resume=resume)
-    total = total_steps(config, len(videos))
-    stop = total if max_steps is None else min(total, start + max_steps)
-    cut_log(output, start)
-    step = start
-    with _StopRequest() as request, tqdm(total=total, initial=start, desc="pretrain", disable=not progress) as bar:
-        log = Log(output / LOG_FILE, bar, config)
-        for pairs in _batches(videos, config, start, stop):
-            rate = learning_rate(step, config, total)
-            losses = train_step(model, optimizer, Pairs(*(part.to(target) for part in pairs)), config, step, rate)
-            step += 1
-            stopping, pausing = request.received, step % config.checkpoint_every == 0
-            log.add(step, losses, rate, now=step == stop or stopping or pausing)  # nothing unchecked is ever saved
-            if stopping:
+    target = _pick_device(device)
+    with ranks(cuda=target.type == "cuda") as team:
+        videos = team.together(lambda: find_videos(config.videos))
+        resume = _resumed_folder(config, resume)
+        team.together(lambda: _prepare_output(config, resume, videos, team))
+        config = choose_precision(config, target)
+        learner = team.together(lambda: Learner(config, target, team, random=resume is not None))
+        start = 0
+        if resume is not None:
+            state = team.together(lambda: load_state(resume, config))
+            start = int(state["step"])
+            team.together(lambda: learner.restore(state))
+        total = total_steps(config, len(videos))
+        stop = total if max_steps is None else min(total, start + max_steps)
+        if team.rank == 0:
+            claim_videos(config.output_dir, videos, resume=resume)
+            cut_log(config.output_dir, start)
+        return _train(config, videos, learner, range(start, stop), total, team, progress=progress and team.rank == 0)
+
+
+def _train(
+    config: PretrainConfig,
+    videos: Sequence[Path],
+    learner: Learner,
+    steps: range,
+    total: int,
+    team: Ranks,
+    *,
+    progress: bool,
+) -> Path:
+    """Make the steps of one sitting and save what they lead to."""
+    stream, done, said, error = VideoPairs(videos, config), steps.start, _GO_ON, None
+    loggers = team.together(lambda: [] if team.rank else open_loggers(config))
+    bar = tqdm(total=total, initial=steps.start, desc="pretrain", disable=not progress)
+    with StopRequest() as request, bar:
+        journal = Journal(config, team, bar, loggers)
+        watch = Watch(config, team, stream, journal, loggers)
+        batches = read_batches(stream, config, team, steps, learner.device, journal.waited)
+        for step in steps:
+            pairs, error = _next(batches)
+            said = team.highest(_FAILED if pairs is None else _STOP if request.received else _GO_ON)
+            if said != _GO_ON or pairs is None:
                 break
-            if pausing and step < stop:
-                _save(config, model, optimizer, step)
-        exported = _save(config, model, optimizer, step)
-    if request.received:
+            rate = learning_rate(step, config, total)
+            journal.add(step + 1, train_step(learner, pairs, config, step, rate, team), rate)
+            done = step + 1
+            if done % config.checkpoint_every == 0 and done < steps.stop:
+                _save(config, learner, done, team, journal)
+            watch.look(done, learner)
+        exported = _save(config, learner, done, team, journal)
+    for logger in loggers:
+        logger.close()
+    if said == _FAILED:
+        team.raise_all(error)
+    if said == _STOP:
         raise KeyboardInterrupt(
-            f"stopped at step {step} of {total}; the state is saved, resume={str(output)!r} goes on"
+            f"stopped at step {done} of {total}; the state is saved, resume={config.output_dir!r} goes on"
         )
     return exported
 
 
-def _prepare_output(config: PretrainConfig, resume: PathLike | None) -> Path:
+def _next(batches: Iterator[Pairs]) -> tuple[Pairs | None, Exception | None]:
+    """Return the next batch, or what went wrong: the other processes must hear of it before this one leaves."""
+    try:
+        return next(batches), None
+    except Exception as error:  # noqa: BLE001 -- raised again when all know
+        return None, error
+
+
+def _save(config: PretrainConfig, learner: Learner, step: int, team: Ranks, journal: Journal) -> Path:
+    """Save the state and the network as it is now."""
+    journal.flush()  # nothing unchecked is ever saved
+    output, wanted = Path(config.output_dir), team.rank == 0 or config.parallel == "fsdp"
+    parts, copies = (learner.state(), learner.copies()) if wanted else ({}, {})
+
+    def write() -> None:
+        if team.rank == 0:
+            save_state(config, parts, step)
+            for name, model in copies.items():
+                model.save_pretrained(output / name)
+
+    team.together(write)
+    journal.restart_clock()
+    return output / MODEL_FOLDER
+
+
+def _pick_device(device: torch.device | str | None) -> torch.device:
+    """Return the device of this process and make it CUDA's current one."""
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if target.type == "cuda":
+        if target.index is None:
+            target = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        torch.cuda.set_device(target)
+    return target
+
+
+def _resumed_folder(config: PretrainConfig, resume: PathLike | None) -> PathLike | None:
+    if resume != "auto":
+        return resume
+    return config.output_dir if state_files(config.output_dir) else None
+
+
+def _prepare_output(config: PretrainConfig, resume: PathLike | None, videos: Sequence[Named], team: Ranks) -> None:
+    """Check that this run may write where it wants to, and make the folder."""
+    clips_per_step(config, team)
     output = Path(config.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
     goes_on = resume is not None and Path(resume).resolve() == output.resolve()
-    if not goes_on and (output / STATE_FILE).exists():
+    if not goes_on and state_files(output):
         raise ValueError(f"{output} holds a run already: pass resume={str(output)!r} to go on, or another output_dir.")
-    return output
-
-
-def _batches(videos: list[Path], config: PretrainConfig, start: int, stop: int) -> Iterator[Pairs]:
-    """Yield a batch for each of the steps from ``start`` to ``stop``."""
-    each = config.batch_size // config.samples_per_video  # videos in a batch
-    yield from DataLoader(
-        VideoPairs(videos, config),
-        sampler=range(start * each, stop * each),
-        batch_size=each,
-        collate_fn=collate,
-        num_workers=config.workers,
-        worker_init_fn=_ignore_interrupts,
-        generator=torch.Generator(),  # PyTorch's global one stays as it was
-    )
-
-
-def _ignore_interrupts(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal, but only the training process decides when its readers end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _save(config: PretrainConfig, model: SiamMAE, optimizer: torch.optim.Optimizer, step: int) -> Path:
-    save_state(config, model, optimizer, step)
-    return model.save_pretrained(Path(config.output_dir) / MODEL_FOLDER)
-
-
-class _StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the current step; a second one stops at once."""
-
-    def __enter__(self) -> _StopRequest:
-        self.received = False
-        self._previous: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._receive)
-        return self
-
-    def _receive(self, number: int, frame: object) -> None:
-        self.received = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
+    seen = team.gather([video.name for video in videos])
+    if any(names != seen[0] for names in seen):
+        raise ValueError(
+            f"the processes see other videos at {config.videos}: {[len(names) for names in seen]}. Wait until all "
+            "machines see the same files."
+        )
+    output.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import torch
 
 from siammae.config import PretrainConfig
 from siammae.model import SiamMAE
+from siammae.pretraining.checkpoint import state_files, state_step
 from tests.helpers import moving_square, tiny_config, write_video
 
 
@@ -42,3 +43,9 @@ def same_weights(one, other):
     """Whether two exported models have bit-identical tensors."""
     states = [SiamMAE.from_pretrained(folder).state_dict() for folder in (one, other)]
     return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def saved_step(output_dir):
+    """The step of the latest saved state, None where there is none."""
+    files = state_files(output_dir)
+    return state_step(files[0]) if files else None

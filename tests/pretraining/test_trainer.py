@@ -16,10 +16,12 @@ from siammae.frames import read_frames
 from siammae.model import SiamMAE
 from siammae.pretraining import pretrain, trainer
 from siammae.pretraining import step as training_step
+from siammae.pretraining.checkpoint import state_files
 from siammae.pretraining.pairs import find_videos
+from siammae.pretraining.stopping import STOP_SIGNALS
 from siammae.vit import set_recompute
 from tests.helpers import tiny_config, tiny_model
-from tests.pretraining.runs import make_clips, read_log, run_config, same_weights
+from tests.pretraining.runs import make_clips, read_log, run_config, same_weights, saved_step
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +51,13 @@ def interrupt_after(monkeypatch, steps, act):
 
 
 def test_pretrain_leaves_state_settings_log_and_a_model_that_loads(whole, clips):
-    files = ["log.jsonl", "model", "pretrain.json", "state.pt", "videos.txt"]
+    files = ["log.jsonl", "model", "pretrain.json", "states", "videos.txt"]
     assert sorted(file.name for file in whole.iterdir()) == files
     model = SiamMAE.from_pretrained(whole / "model")
     assert model.config == tiny_config()
     log = read_log(whole)
     assert [line["step"] for line in log] == [8]
-    assert set(log[0]) == {"step", "loss", "lr", "pairs_per_second"}
+    assert set(log[0]) == {"step", "loss", "lr", "pairs_per_second", "waiting_for_data"}
 
 
 def test_pretrain_lowers_the_loss(clips, tmp_path):
@@ -89,14 +91,23 @@ def test_pretrain_resumed_in_the_middle_equals_the_uninterrupted_run(whole, clip
     for place, steps in enumerate(sittings):
         folder = pretrain(config, device="cpu", resume=tmp_path if place else None, max_steps=steps)
         done = sum(sittings[: place + 1])
-        assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == done
+        assert saved_step(tmp_path) == done
         assert same_weights(folder, whole / "model") == (done == 8)
     assert same_weights(pretrain(config, device="cpu", resume=str(tmp_path)), whole / "model")
 
 
-@pytest.mark.parametrize("model", [{"encoder": "joint", "decoder": "joint"}, {"position": "learned"}], ids=str)
-def test_pretrain_in_bfloat16_resumed_equals_the_uninterrupted_run(clips, tmp_path, model):
-    fields = {"model": tiny_config(**model), "precision": "bf16", "epochs": 2, "still_share": 0.5}
+@pytest.mark.parametrize(
+    ("model", "recipe"),
+    [
+        ({"encoder": "joint", "decoder": "joint"}, {"precision": "bf16"}),
+        ({"position": "learned"}, {"precision": "bf16", "predict": "past"}),
+        ({"decoder": "cropmae"}, {"precision": "fp16", "ema": 0.9, "clip_grad": 1.0}),
+        ({}, {"accumulate": 2, "layer_decay": 0.7, "past_mask": "symmetric"}),
+    ],
+    ids=str,
+)
+def test_pretrain_of_any_recipe_resumed_equals_the_uninterrupted_run(clips, tmp_path, model, recipe):
+    fields = {"model": tiny_config(**model), "epochs": 2, "still_share": 0.5, **recipe}
     straight = pretrain(run_config(clips, tmp_path / "whole", **fields), device="cpu")
     config = run_config(clips, tmp_path / "parts", **fields)
     pretrain(config, device="cpu", max_steps=3)
@@ -122,11 +133,8 @@ def test_pretrain_in_automatic_precision_saves_the_one_it_took_and_resumes(clips
 )
 def test_pretrain_that_recomputes_activations_gives_the_same_weights(clips, tmp_path, model):
     fields = {"model": tiny_config(**model), "epochs": 1}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # the cropmae decoder has dropout
-        kept = pretrain(run_config(clips, tmp_path / "kept", **fields), device="cpu")
-        torch.manual_seed(0)
-        again = pretrain(run_config(clips, tmp_path / "again", recompute=True, **fields), device="cpu")
+    kept = pretrain(run_config(clips, tmp_path / "kept", **fields), device="cpu")
+    again = pretrain(run_config(clips, tmp_path / "again", recompute=True, **fields), device="cpu")
     assert same_weights(kept, again)
 
 
@@ -169,15 +177,15 @@ def test_pretrain_compiled_traces_both_networks_and_computes_the_same_loss(clips
     assert SiamMAE.from_pretrained(tmp_path / "compiled" / "model").config == config.model
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_pretrain_stopped_by_a_signal_saves_its_state_and_goes_on(whole, clips, tmp_path, monkeypatch, number):
     config = run_config(clips, tmp_path)
-    handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(kind) for kind in STOP_SIGNALS]
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3, lambda: os.kill(os.getpid(), number))
         with pytest.raises(KeyboardInterrupt, match=r"stopped at step 3 of 8; the state is saved, resume='.*' goes on"):
             pretrain(config, device="cpu")
-    assert [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(kind) for kind in STOP_SIGNALS] == handlers
     assert [line["step"] for line in read_log(tmp_path)] == [3]
     assert same_weights(pretrain(config, device="cpu", resume=tmp_path), whole / "model")
 
@@ -190,7 +198,7 @@ def test_pretrain_stopped_by_a_second_signal_stops_at_once(clips, tmp_path, monk
     interrupt_after(monkeypatch, 3, twice)
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
         pretrain(run_config(clips, tmp_path), device="cpu")
-    assert not (tmp_path / "state.pt").exists()
+    assert saved_step(tmp_path) is None
 
 
 def test_pretrain_keeps_its_readers_when_the_terminal_interrupts_them(whole, clips, tmp_path, monkeypatch):
@@ -220,13 +228,49 @@ def test_pretrain_killed_goes_on_from_the_last_checkpoint_without_a_log_line_twi
         interrupt_after(patch, 7, cut)
         with pytest.raises(PowerCutError):
             pretrain(config, device="cpu")
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 6 // every * every
+    assert saved_step(tmp_path) == 6 // every * every
     with (tmp_path / "log.jsonl").open("a") as log:
         log.write('{"step": 7, "loss": 1.0}\n{"step": 8, "lo')
     folder = pretrain(config, device="cpu", resume=tmp_path)
     assert same_weights(folder, whole / "model")
     steps = [line["step"] for line in read_log(tmp_path)]
     assert steps == sorted({*range(every, 9, every), 8})
+
+
+def test_pretrain_resumed_automatically_begins_or_goes_on(whole, clips, tmp_path):
+    config = run_config(clips, tmp_path)
+    for steps in (3, 2, None):
+        folder = pretrain(config, device="cpu", resume="auto", max_steps=steps)
+    assert same_weights(folder, whole / "model")
+
+
+def test_pretrain_whose_latest_state_is_damaged_goes_on_from_the_one_before(whole, clips, tmp_path, caplog):
+    config = run_config(clips, tmp_path, checkpoint_every=2)
+    pretrain(config, device="cpu", max_steps=6)
+    latest = state_files(tmp_path)[0]
+    latest.write_bytes(latest.read_bytes()[:1000])
+    folder = pretrain(config, device="cpu", resume=tmp_path)
+    assert "step-00000006.pt is damaged" in caplog.text
+    assert same_weights(folder, whole / "model")
+    assert [line["step"] for line in read_log(tmp_path)] == [2, 4, 6, 8]
+
+
+def test_pretrain_leaves_the_states_it_was_told_to_keep(clips, tmp_path):
+    pretrain(run_config(clips, tmp_path, checkpoint_every=1, keep_states=3), device="cpu")
+    assert [path.stem for path in state_files(tmp_path)] == ["step-00000008", "step-00000007", "step-00000006"]
+
+
+def test_pretrain_with_layer_decay_moves_the_first_blocks_least(clips, tmp_path):
+    fields = {"epochs": 1, "warmup_epochs": 0, "base_lr": 0.05}
+    moved = {}
+    for decay in (1.0, 0.1):
+        config = run_config(clips, tmp_path / str(decay), layer_decay=decay, **fields)
+        start = SiamMAE.from_pretrained(pretrain(config.replace(output_dir=str(tmp_path / f"{decay}s")), max_steps=0))
+        end = SiamMAE.from_pretrained(pretrain(config, device="cpu"))
+        change = {name: (tensor - start.state_dict()[name]).norm().item() for name, tensor in end.state_dict().items()}
+        moved[decay] = [change[f"encoder.blocks.{block}.mlp.fc1.weight"] for block in (0, 1)]
+    assert moved[0.1][0] < 0.3 * moved[0.1][1]
+    assert moved[1.0][0] > 0.5 * moved[1.0][1]
 
 
 def test_pretrain_resumed_when_finished_changes_nothing(whole, clips, tmp_path):
@@ -245,13 +289,13 @@ def test_pretrain_resumed_into_another_folder_goes_on_there(whole, clips, tmp_pa
 
 
 def test_pretrain_over_another_run_is_refused(whole, clips, tmp_path):
-    before = (whole / "state.pt").read_bytes()
+    before = state_files(whole)[0].read_bytes()
     with pytest.raises(ValueError, match=r"holds a run already: pass resume='.*' to go on, or another output_dir"):
         pretrain(run_config(clips, whole), device="cpu")
     pretrain(run_config(clips, tmp_path), device="cpu", max_steps=1)
     with pytest.raises(ValueError, match="holds a run already"):
         pretrain(run_config(clips, whole), device="cpu", resume=tmp_path)
-    assert (whole / "state.pt").read_bytes() == before
+    assert state_files(whole)[0].read_bytes() == before
 
 
 def test_pretrain_resumed_with_another_configuration_names_the_field(whole, clips):
@@ -281,7 +325,7 @@ def test_pretrain_whose_loss_is_no_longer_finite_stops_and_never_saves_it(clips,
     config = run_config(clips, tmp_path, base_lr=1e30, checkpoint_every=1)
     with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step \d: lower base_lr \(now .*e\+"):
         pretrain(config, device="cpu")
-    step = torch.load(tmp_path / "state.pt", weights_only=True)["step"]
+    step = saved_step(tmp_path)
     assert [line["step"] for line in read_log(tmp_path)] == list(range(1, step + 1))
 
 
