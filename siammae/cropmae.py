@@ -59,14 +59,17 @@ class CropMAEDecoder(nn.Module):
         self.pos_embed = nn.Parameter(table, requires_grad=False)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, past: Tensor, future: Tensor, kept: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(
+        self, past: Tensor, future: Tensor, kept: Tensor, grid: tuple[int, int], past_kept: Tensor | None = None
+    ) -> Tensor:
         """Predict pixels.
 
         Args:
-            past: encoded past frame ``(B, 1 + h*w, C)``.
+            past: encoded past frame ``(B, 1 + h*w, C)``, or its visible patches ``(B, 1 + m, C)``.
             future: encoded visible patches of the future frame ``(B, 1 + n, C)``.
             kept: their places ``(B, n)`` int64.
             grid: patches ``(h, w)``.
+            past_kept: places of the visible past patches; not used, since past tokens get no positions here.
 
         Returns:
             ``(B, h*w, P*P*3)``.

@@ -18,7 +18,7 @@ from siammae.features import extract_features, normalize
 from siammae.frames import PathLike, VideoSource
 from siammae.hub import DEFAULT_WEIGHTS
 from siammae.loss import masked_patch_loss, matching_loss, patchify
-from siammae.masking import hidden_mask, random_kept
+from siammae.masking import draw_noise, hidden_mask, past_kept, random_kept
 from siammae.vit import Decoder, Encoder, sincos_position
 from siammae.whitening import Whitening
 
@@ -30,6 +30,12 @@ class PretrainOutput(NamedTuple):
     prediction: Tensor  # (B, N, P*P*3)
     mask: Tensor  # (B, N) bool, True = hidden
     matching_loss: Tensor | None = None  # (), where places were given
+    past_mask: Tensor | None = None  # (B, N) bool, True = hidden; None = the whole past frame was seen
+
+
+def _pick(tokens: Tensor, kept: Tensor) -> Tensor:
+    """Take the tokens ``(B, n, C)`` at the places ``(B, n)`` out of ``(B, N, C)``."""
+    return tokens.gather(1, kept[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
 def _decoder(config: ModelConfig) -> Decoder | CropMAEDecoder | None:
@@ -221,27 +227,39 @@ class SiamMAE(nn.Module):
         *,
         mask_ratio: float = 0.95,
         generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        past_mask: str = "none",
         places: Tensor | None = None,
         match_temperature: float = 0.1,
     ) -> PretrainOutput:
         """Predict the hidden patches of ``future`` from ``past``.
 
+        To predict the past from the future, exchange the frames, as the training step does for ``predict="past"``.
+
         Args:
             past: ``(B, 3, H, W)``, RGB uint8 or float in [0, 1], sides multiples of ``patch_size``.
             future: the same shape.
             mask_ratio: part of the future frame's patches that is hidden.
-            generator: source of the mask, on the CPU; None = torch's global one.
+            generator: source of the masks, on the CPU; None = torch's global one.
+            noise: the numbers that decide what is hidden, ``(B, 2, h*w)`` float, index 0 for the past and 1 for the
+                future frame: in each row the patches with the smallest numbers stay, of equal ones that with the
+                smaller index. For those who split a batch: each part takes its rows of one draw. None = uniform
+                numbers from ``generator``.
+            past_mask: what is hidden of the past frame: ``"none"``; ``"symmetric"`` = ``mask_ratio`` of it;
+                ``"grid"`` = all but the top left one of every 2 x 2 patches. Hidden past patches are not encoded, so
+                the decoder looks at the visible ones only.
             places: where each future patch lies in the past frame, ``(B, h*w, 2)``, as ``siammae.loss.matching_loss``
                 takes it; NaN for pairs of which it is not known. None = no matching loss.
             match_temperature: of the matching loss.
 
         Returns:
-            The loss, the predicted patches (normalised as the loss sees them), the mask, and with ``places`` the
-            matching loss of the two whole frames.
+            The loss over the hidden future patches, the predicted patches (normalised as the loss sees them), the
+            masks, and with ``places`` the matching loss of the two whole frames.
 
         Raises:
-            ValueError: shapes differ or do not divide into patches, pixels are integers other than uint8, or ``places``
-                come with frames that are not square or with a joint encoder.
+            ValueError: shapes differ or do not divide into patches, pixels are integers other than uint8, an option is
+                out of range, or ``places`` come with frames that are not square, with a joint encoder or with a masked
+                past frame.
             RuntimeError: the network has no decoder.
         """
         if self.decoder is None:
@@ -253,18 +271,24 @@ class SiamMAE(nn.Module):
         mean, std = self.config.pixel_mean, self.config.pixel_std
         past, future = (normalize(frame, mean, std, self.dtype) for frame in (past, future))
         patches = grid[0] * grid[1]
-        kept = random_kept(len(past), patches, mask_ratio, generator=generator, device=self.device)
-        future_tokens = self.encoder.embed(future)
-        visible = future_tokens.gather(1, kept[:, :, None].expand(-1, -1, future_tokens.shape[2]))
-        past_latent, future_latent = self._encode_pair(self.encoder.embed(past), visible)
-        prediction = self.decoder(past_latent, future_latent, kept, grid)
+        noise = draw_noise(len(past), patches, generator=generator, noise=noise)
+        kept = random_kept(noise[:, 1], mask_ratio).to(self.device)
+        seen = past_kept(noise[:, 0], past_mask, mask_ratio, grid)
+        if places is not None and seen is not None:
+            raise ValueError(f"places need the whole past frame, but past_mask is {past_mask!r}: it must be 'none'.")
+        past_tokens, future_tokens = self.encoder.embed(past), self.encoder.embed(future)
+        if seen is not None:
+            seen = seen.to(self.device)
+            past_tokens = _pick(past_tokens, seen)
+        past_latent, future_latent = self._encode_pair(past_tokens, _pick(future_tokens, kept))
+        prediction = self.decoder(past_latent, future_latent, kept, grid, seen)
         mask = hidden_mask(kept, patches)
         target = patchify(future, self.patch_size)
         loss = masked_patch_loss(prediction, target, mask, norm_pix=self.config.norm_pix_loss)
-        if places is None:
-            return PretrainOutput(loss, prediction, mask)
-        matching = self._match(past_latent, future_tokens, places, grid, match_temperature)
-        return PretrainOutput(loss, prediction, mask, matching)
+        matching = None
+        if places is not None:
+            matching = self._match(past_latent, future_tokens, places, grid, match_temperature)
+        return PretrainOutput(loss, prediction, mask, matching, None if seen is None else hidden_mask(seen, patches))
 
     def _match(
         self, past_latent: Tensor, future_tokens: Tensor, places: Tensor, grid: tuple[int, int], temperature: float
@@ -292,7 +316,7 @@ class SiamMAE(nn.Module):
         return shape[2] // p, shape[3] // p
 
     def _encode_pair(self, past: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode tokens ``(B, N, C)`` and ``(B, n, C)``; each comes back with a CLS token in front."""
+        """Encode the seen tokens ``(B, m, C)`` and ``(B, n, C)``; each comes back with a CLS token in front."""
         if self.frame_embed is None:
             return self.encoder(past), self.encoder(visible)
         both = self.encoder(torch.cat([past + self.frame_embed[0], visible + self.frame_embed[1]], dim=1))

@@ -219,6 +219,11 @@ class CrossBlock(nn.Module):
         return out
 
 
+def _position_at(position: Tensor, kept: Tensor) -> Tensor:
+    """Take CLS's and some patches' positions ``(B, 1 + m, C)`` out of ``(1, 1 + h*w, C)``; ``kept`` is ``(B, m)``."""
+    return position[0, F.pad(kept + 1, (1, 0))]
+
+
 class Decoder(nn.Module):
     """Predicts the pixels of every future patch from the past frame and the visible future patches.
 
@@ -256,20 +261,23 @@ class Decoder(nn.Module):
             table = sincos_position(grid, self.config.decoder_dim, extent=side).to(table)
         return F.pad(table, (0, 0, 1, 0))[None]
 
-    def forward(self, past: Tensor, future: Tensor, kept: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(
+        self, past: Tensor, future: Tensor, kept: Tensor, grid: tuple[int, int], past_kept: Tensor | None = None
+    ) -> Tensor:
         """Predict pixels.
 
         Args:
-            past: encoded past frame ``(B, 1 + h*w, C)``.
+            past: encoded past frame ``(B, 1 + h*w, C)``, or its visible patches ``(B, 1 + m, C)``.
             future: encoded visible patches of the future frame ``(B, 1 + n, C)``.
             kept: their places ``(B, n)`` int64.
             grid: patches ``(h, w)``.
+            past_kept: places of the visible past patches ``(B, m)`` int64; None = all are visible.
 
         Returns:
             ``(B, h*w, P*P*3)``.
         """
         position = self._position(grid)
-        memory = self.embed(past) + position
+        memory = self.embed(past) + (position if past_kept is None else _position_at(position, past_kept))
         seen = self.embed(future)  # (B, 1+n, d)
         places = kept[:, :, None].expand(-1, -1, seen.shape[2])
         hidden = self.mask_token.to(seen.dtype).expand(seen.shape[0], grid[0] * grid[1], -1)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from siammae.loss import matching_loss
+from siammae.loss import matching_loss, patchify
 from siammae.model import SiamMAE
+from siammae.vit import sincos_position
 from tests.helpers import moving_square, ramp_weights, tiny_config, tiny_model
 
 VARIANTS = [(encoder, decoder) for encoder in ("siamese", "joint") for decoder in ("cross-self", "cross", "joint")]
@@ -98,6 +99,186 @@ def test_forward_of_uint8_and_float_pixels_agree():
     assert torch.equal(whole.mask, scaled.mask)
     torch.testing.assert_close(whole.loss, scaled.loss)
     torch.testing.assert_close(whole.prediction, scaled.prediction)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.75, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("past_mask", ["none", "symmetric", "grid"])
+def test_forward_hides_the_part_that_was_asked_for(ratio, past_mask):
+    output = tiny_model(image_size=80)(
+        *pair(size=(80, 80)), mask_ratio=ratio, past_mask=past_mask, generator=generator()
+    )
+    hidden = 100 - round(100 * (1 - ratio))
+    assert output.mask.sum(dim=1).tolist() == [hidden] * 2
+    past = {"none": None, "symmetric": [hidden] * 2, "grid": [75] * 2}[past_mask]
+    assert (output.past_mask if past is None else output.past_mask.sum(dim=1).tolist()) == past
+
+
+MASKED = [
+    (encoder, decoder, past_mask)
+    for encoder in ("siamese", "joint")
+    for decoder in ("cross-self", "cross", "joint", "cropmae")
+    for past_mask in ("symmetric", "grid")
+]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 56)], ids=str)
+@pytest.mark.parametrize(("encoder", "decoder", "past_mask"), MASKED)
+def test_forward_with_a_masked_past_never_sees_what_is_hidden_of_it(encoder, decoder, past_mask, size):
+    model = ramp_weights(tiny_model(encoder=encoder, decoder=decoder))
+    past, future = pair(size=size, dtype=torch.float32)
+    past = past.clone().requires_grad_()
+    output = model(past, future, mask_ratio=0.5, past_mask=past_mask, generator=generator())
+    output.loss.backward()
+    seen = patchify(past.grad, 8).abs().amax(dim=2) > 0  # (B, N)
+    assert torch.equal(~seen, output.past_mask)
+    for name, weight in model.named_parameters():
+        assert (weight.grad is not None and weight.grad.any()) == weight.requires_grad, name
+
+
+def plain_prediction(model, past, future, past_seen, future_seen):
+    """Predict one pair from the patches at these places alone, in the order in which the paper tells it."""
+    config = model.config
+    grid = (past.shape[-2] // 8, past.shape[-1] // 8)
+    mean, std = (torch.tensor(color).view(3, 1, 1) for color in (config.pixel_mean, config.pixel_std))
+    past_tokens, future_tokens = (model.encoder.embed((frame - mean) / std) for frame in (past, future))
+    past_tokens, future_tokens = past_tokens[:, past_seen], future_tokens[:, future_seen]
+    if config.encoder == "joint":
+        tokens = torch.cat([past_tokens + model.frame_embed[0], future_tokens + model.frame_embed[1]], dim=1)
+        cls, past_tokens, future_tokens = model.encoder(tokens).split([1, len(past_seen), len(future_seen)], dim=1)
+        past_cls = future_cls = cls
+    else:
+        past_cls, past_tokens = model.encoder(past_tokens).split([1, len(past_seen)], dim=1)
+        future_cls, future_tokens = model.encoder(future_tokens).split([1, len(future_seen)], dim=1)
+    decoder = model.decoder
+    position = sincos_position(grid, config.decoder_dim, extent=config.grid_size)
+    memory = [decoder.embed(past_cls[0, 0])]
+    memory += [decoder.embed(token) + position[place] for token, place in zip(past_tokens[0], past_seen, strict=True)]
+    x = [decoder.mask_token[0, 0] + place for place in position]
+    for token, place in zip(future_tokens[0], future_seen, strict=True):
+        x[place] = decoder.embed(token) + position[place]
+    x, memory = torch.stack([decoder.embed(future_cls[0, 0]), *x])[None], torch.stack(memory)[None]
+    if config.decoder == "joint":
+        x = torch.cat([memory + decoder.frame_embed[0], x + decoder.frame_embed[1]], dim=1)
+    for block in decoder.blocks:
+        x = block(x) if config.decoder == "joint" else block(x, memory)
+    return decoder.pred(decoder.norm(x[:, -grid[0] * grid[1] :]))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 56)], ids=str)
+@pytest.mark.parametrize("past_mask", ["none", "symmetric", "grid"])
+@pytest.mark.parametrize(("encoder", "decoder"), VARIANTS)
+def test_forward_equals_encoding_the_visible_patches_alone(encoder, decoder, past_mask, size):
+    model = ramp_weights(tiny_model(encoder=encoder, decoder=decoder))
+    past, future = pair(size=size, dtype=torch.float32)
+    h, w = size[0] // 8, size[1] // 8
+    noise = torch.rand(2, 2, h * w, generator=generator(7))
+    with torch.inference_mode():
+        output = model(past, future, mask_ratio=0.75, past_mask=past_mask, noise=noise)
+        for index in range(2):
+            smallest = [sorted(row.argsort()[: h * w // 4].tolist()) for row in noise[index]]
+            seen = {
+                "none": list(range(h * w)),
+                "symmetric": smallest[0],
+                "grid": [y * w + x for y in range(0, h, 2) for x in range(0, w, 2)],
+            }[past_mask]
+            one = slice(index, index + 1)
+            wanted = plain_prediction(model, past[one], future[one], seen, smallest[1])
+            torch.testing.assert_close(output.prediction[one], wanted, atol=1e-5, rtol=1e-5)
+            assert (~output.mask[index]).nonzero()[:, 0].tolist() == smallest[1]
+            if past_mask != "none":
+                assert (~output.past_mask[index]).nonzero()[:, 0].tolist() == seen
+
+
+@pytest.mark.parametrize(("encoder", "decoder", "past_mask"), MASKED)
+def test_gradient_of_a_masked_pair_equals_the_finite_difference(encoder, decoder, past_mask):
+    model = ramp_weights(tiny_model(encoder=encoder, decoder=decoder)).double()
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    options = {"mask_ratio": 0.5, "past_mask": past_mask, "noise": torch.rand(2, 2, 16, generator=generator())}
+    past, future = pair(dtype=torch.float64)
+    gradients = torch.autograd.grad(model(past, future, **options).loss, weights)
+    length = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+    losses = []
+    with torch.no_grad():
+        for step in (1e-3, -2e-3):
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight += step * gradient / length
+            losses.append(model(past, future, **options).loss.double())
+    assert ((losses[0] - losses[1]) / 2e-3).item() == pytest.approx(length.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("past_mask", ["none", "symmetric", "grid"])
+def test_forward_of_a_batch_equals_that_of_its_parts_with_their_rows_of_the_noise(past_mask):
+    model = ramp_weights(tiny_model())
+    past, future = pair(batch=4)
+    noise = torch.rand(4, 2, 16, generator=generator(2))
+    options = {"mask_ratio": 0.7, "past_mask": past_mask}
+    whole = model(past, future, noise=noise, **options)
+    drawn = model(past, future, generator=generator(2), **options)
+    assert torch.equal(drawn.mask, whole.mask)
+    assert torch.equal(drawn.loss, whole.loss)
+    parts = [model(past[rows], future[rows], noise=noise[rows], **options) for rows in (slice(0, 2), slice(2, 4))]
+    assert torch.equal(torch.cat([part.mask for part in parts]), whole.mask)
+    torch.testing.assert_close(torch.cat([part.prediction for part in parts]), whole.prediction, atol=1e-5, rtol=0)
+    # as many patches are hidden in every row, so the losses of equal parts average to that of the whole
+    assert (parts[0].loss.item() + parts[1].loss.item()) / 2 == pytest.approx(whole.loss.item(), rel=1e-5)
+    if past_mask != "none":
+        assert torch.equal(torch.cat([part.past_mask for part in parts]), whole.past_mask)
+
+
+def test_forward_hides_the_same_future_patches_whatever_is_hidden_of_the_past():
+    masks = [
+        tiny_model()(*pair(), past_mask=name, generator=generator()).mask for name in ("none", "symmetric", "grid")
+    ]
+    assert torch.equal(masks[0], masks[1])
+    assert torch.equal(masks[0], masks[2])
+
+
+@pytest.mark.parametrize("decoder", ["cross-self", "cross", "joint", "cropmae"])
+def test_decoder_tells_visible_past_patches_apart_by_their_places_not_by_their_order(decoder):
+    part = ramp_weights(tiny_model(decoder=decoder)).decoder
+    past, future = torch.randn(2, 2, 6, 32, generator=generator())
+    kept = torch.tensor([[1, 4, 6, 7, 14]] * 2)
+    places = torch.tensor([[0, 3, 5, 9, 10], [2, 6, 8, 9, 13]])
+    order = [3, 0, 4, 2, 1]
+    shuffled = torch.cat([past[:, :1], past[:, 1:][:, order]], dim=1)
+    with torch.inference_mode():
+        wanted = part(past, future, kept, (3, 5), places)
+        torch.testing.assert_close(part(shuffled, future, kept, (3, 5), places[:, order]), wanted, atol=1e-5, rtol=0)
+        alike = torch.allclose(part(shuffled, future, kept, (3, 5), places), wanted, atol=1e-4)
+        assert alike == (decoder == "cropmae")  # it gives the past no positions, as its source
+        full = torch.randn(2, 16, 32, generator=generator(1))
+        everywhere = torch.arange(15).expand(2, -1)
+        torch.testing.assert_close(
+            part(full, future, kept, (3, 5), everywhere), part(full, future, kept, (3, 5)), atol=1e-6, rtol=0
+        )
+
+
+def test_forward_without_norm_pix_loss_compares_the_pixels_themselves():
+    model = tiny_model()
+    raw = SiamMAE(model.config.replace(norm_pix_loss=False)).eval()
+    raw.load_state_dict(model.state_dict())
+    past, future = pair(dtype=torch.float32)
+    outputs = [one(past, future, mask_ratio=0.75, generator=generator()) for one in (model, raw)]
+    assert torch.equal(outputs[0].prediction, outputs[1].prediction)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.config.pixel_mean, model.config.pixel_std))
+    target = patchify((future - mean) / std, 8)
+    error = (outputs[1].prediction - target).square().mean(dim=2)[outputs[1].mask].mean()
+    torch.testing.assert_close(outputs[1].loss, error)
+    assert outputs[0].loss != outputs[1].loss
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noise": torch.zeros(2, 16)}, r"noise is \(2, 16\) torch\.float32: .* = \(2, 2, 16\)"),
+        ({"noise": torch.zeros(2, 2, 16), "generator": generator()}, "generator and noise are both given"),
+        ({"past_mask": "half"}, "past_mask is 'half': it must be one of"),
+        ({"past_mask": "grid", "places": torch.zeros(2, 16, 2)}, "past_mask is 'grid': it must be 'none'"),
+    ],
+)
+def test_forward_with_masks_that_do_not_fit_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model()(*pair(), **options)
 
 
 def test_forward_masks_by_generator_alone():

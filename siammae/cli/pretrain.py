@@ -11,15 +11,19 @@ from typing import Any
 
 from siammae.cli.options import Commands, add_command, field_help, pick_device
 from siammae.config import LOGGERS, PRETRAIN_CHOICES, VIT_SIZES, ModelConfig, PretrainConfig
+from siammae.config.recipes import RECIPES
 
 _EXAMPLES = """examples:
   siammae pretrain clips/ -o run --size tiny --patch-size 8 --image-size 64 --batch-size 96 --base-lr 2.7e-3
   siammae pretrain clips/ -o run --resume          go on with an interrupted run
+  siammae pretrain kinetics/ -o run --preset siammae-k400 --workers 8         the paper's recipe, ViT-S/16
+  siammae pretrain kinetics/ -o run --preset siammae-k400 --past-mask grid    one of its ablations
   siammae propagate clip.mp4 --mask first.png -o masks --model run/model"""
-_MODEL_FIELDS = ("patch_size", "image_size", "encoder", "decoder", "decoder_dim", "decoder_depth", "decoder_heads")
+_DECODER_FIELDS = ("decoder", "decoder_dim", "decoder_depth", "decoder_heads", "norm_pix_loss")
+_MODEL_FIELDS = ("patch_size", "image_size", "encoder", *_DECODER_FIELDS)
 _CHOICES: dict[str, tuple[object, ...]] = {
     "encoder": ("siamese", "joint"),
-    "decoder": ("cross-self", "cross", "joint"),
+    "decoder": ("cross-self", "cross", "joint", "cropmae"),
     **PRETRAIN_CHOICES,
     "probe_year": (2016, 2017),
 }
@@ -39,8 +43,13 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--max-steps", type=int, metavar="N", help="stop after N optimiser steps in this sitting")
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps (auto: a GPU where there is one)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--preset",
+        choices=tuple(RECIPES),
+        help="a published recipe instead of the defaults below; options given besides override its settings",
+    )
     network = parser.add_argument_group("network")
-    network.add_argument("--size", default="small", choices=tuple(VIT_SIZES), help="width and depth (%(default)s)")
+    network.add_argument("--size", choices=tuple(VIT_SIZES), help="width and depth of the encoder (small)")
     _add_fields(network, ModelConfig, _MODEL_FIELDS)
     recipe = [f.name for f in dataclasses.fields(PretrainConfig) if f.name not in ("videos", "output_dir", "model")]
     _add_fields(parser.add_argument_group("recipe"), PretrainConfig, recipe)
@@ -97,12 +106,22 @@ def _given(args: argparse.Namespace, settings: type) -> dict[str, Any]:
 
 
 def _new_config(args: argparse.Namespace) -> PretrainConfig:
-    model = ModelConfig.vit(args.size, **_given(args, ModelConfig))
-    return PretrainConfig(videos=args.videos, output_dir=args.output, model=model, **_given(args, PretrainConfig))
+    where = {"videos": args.videos, "output_dir": args.output}
+    return _changed(PretrainConfig.preset(args.preset, **where) if args.preset else PretrainConfig(**where), args)
+
+
+def _changed(config: PretrainConfig, args: argparse.Namespace) -> PretrainConfig:
+    """Lay the options that were given over the settings."""
+    network = _given(args, ModelConfig)
+    if args.size is not None:
+        network |= dict(zip(("embed_dim", "depth", "num_heads"), VIT_SIZES[args.size], strict=True))
+    return config.replace(model=config.model.replace(**network), **_given(args, PretrainConfig))
 
 
 def _stored_config(args: argparse.Namespace) -> PretrainConfig:
     """Read the settings a run began with; options given again are laid over them, and checked against the state."""
+    if args.preset:
+        raise ValueError("--preset is for new runs: --resume goes on with the settings in DIR. Leave --preset out.")
     path = Path(args.output) / "pretrain.json"
     if not path.is_file():
         raise FileNotFoundError(f"nothing to resume: no {path}. Start without --resume.")
@@ -110,5 +129,4 @@ def _stored_config(args: argparse.Namespace) -> PretrainConfig:
         stored = PretrainConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: {error}.") from error
-    model = stored.model.replace(**_given(args, ModelConfig))
-    return stored.replace(videos=args.videos, output_dir=args.output, model=model, **_given(args, PretrainConfig))
+    return _changed(stored.replace(videos=args.videos, output_dir=args.output), args)

@@ -6,9 +6,10 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 from siammae.config.network import ModelConfig
+from siammae.config.recipes import RECIPES
 from siammae.config.settings import Settings, check, check_choice, check_integers
 
 # Fields of which one of a few values is allowed.
@@ -36,7 +37,7 @@ class PretrainConfig(Settings):
         model: the network.
         mask_ratio: part of the future frame's patches that is hidden, in (0, 1).
         past_mask: what is hidden of the past frame: ``"none"``, the paper's choice; ``"symmetric"`` = ``mask_ratio`` of
-            it, drawn apart; ``"grid"`` = all but one patch in every square of 2 x 2.
+            it, drawn apart; ``"grid"`` = all but the top left patch of every square of 2 x 2.
         predict: the frame that is hidden, ``"future"`` or ``"past"``; the other one is what it is predicted from.
         frame_gap: least and largest distance of the two frames, inclusive, in frames; cut to what a clip allows.
         samples_per_video: pairs drawn from each video in one epoch (repeated sampling).
@@ -57,15 +58,16 @@ class PretrainConfig(Settings):
             random weights.
         short_side: frames are shrunk to this short side when read; None keeps them.
         cache_mb: memory for decoded frames in each reading process, in MiB; 0 decodes anew for every sample.
-        epochs: passes over the videos.
+        epochs: passes over the videos, each of which draws ``samples_per_video`` pairs from every one. Papers count
+            the pairs a video instead, ``epochs * samples_per_video``.
         warmup_epochs: epochs in which the learning rate rises from 0.
         batch_size: pairs in one optimiser step, over all processes.
         accumulate: parts in which each process goes through its share of a batch, one after the other, so that larger
             batches fit; the same step but for rounding.
         base_lr: learning rate for a batch of 256 pairs; scaled by ``batch_size / 256``.
         weight_decay: of AdamW, on matrices only.
-        layer_decay: the learning rate of each encoder block is that of the next one times this, in (0, 1]; below 1 the
-            first layers keep more of ``init``.
+        layer_decay: the learning rate of each encoder block is that of the next one times this, in (0, 1], that of the
+            last block the decoder's times this; below 1 the first layers keep more of ``init``.
         ema: decay of a running average of the weights, in (0, 1), exported as ``model_ema/`` beside ``model/``; None
             keeps none.
         betas: decay rates of AdamW's two running averages.
@@ -96,8 +98,8 @@ class PretrainConfig(Settings):
         ValueError: a field is out of range.
 
     Source:
-        Gupta et al. 2023, table 4a; still pairs are CropMAE's idea as a part of the diet, the matching loss is
-        ours.
+        Gupta et al. 2023, table 4a, but for the length of the run (see :meth:`preset`); still pairs are CropMAE's idea
+        as a part of the diet, the matching loss is ours.
     """
 
     videos: str
@@ -189,6 +191,40 @@ class PretrainConfig(Settings):
         check(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "in (0, 1]")
         check(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "between 0 and 1, or None")
         check(0 <= self.max_broken < 1, "max_broken", self.max_broken, "in [0, 1)")
+
+    @classmethod
+    def preset(
+        cls,
+        name: str,
+        *,
+        videos: str | os.PathLike[str],
+        output_dir: str | os.PathLike[str],
+        **fields: Any,  # noqa: ANN401 -- the fields' own types
+    ) -> Self:
+        """Return a published recipe.
+
+        Args:
+            name: one of
+
+                - ``"siammae-k400"``: the paper's, ViT-S/16 on Kinetics-400 (Gupta et al. 2023, table 4a);
+                - ``"siammae-k400-s8"``: the same for ViT-S/8;
+                - ``"siammae-k400-b16"``: the same for ViT-B/16, which later papers add;
+                - ``"cropmae-repo"``: SiamMAE as CropMAE's code trains it, on Kinetics-400;
+                - ``"cropmae"``: CropMAE itself, pairs of crops of one image, on ImageNet (Eymaël et al. 2024);
+                - ``"cropmae-k400"``: the same on single frames of Kinetics-400.
+
+                All values in a table, how epochs are counted, what could not be taken over and what the sources leave
+                open stand in ``siammae/config/recipes.py``.
+            videos: see the class.
+            output_dir: see the class.
+            **fields: any other field of this class, instead of the recipe's.
+
+        Raises:
+            ValueError: there is no such preset, or a field is unknown or out of range.
+        """
+        if name not in RECIPES:
+            raise ValueError(f"no preset {name!r}: known are {', '.join(RECIPES)}.")
+        return cls.from_dict({**RECIPES[name], "videos": videos, "output_dir": output_dir, **fields})
 
     def _check_watching(self) -> None:
         if self.probe is not None:
