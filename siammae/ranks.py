@@ -62,10 +62,11 @@ class Ranks:
             WorkerError: it failed in another process only.
         """
         try:
-            result, error = act(), None
-        except Exception as caught:  # noqa: BLE001 -- told to the others, then raised
-            error = caught
-        self.raise_all(error)
+            result = act()
+        except Exception as error:
+            self.raise_all(error)
+            raise
+        self.raise_all(None)
         return result
 
     def raise_all(self, error: Exception | None) -> None:

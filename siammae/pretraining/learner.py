@@ -181,7 +181,7 @@ def _whole(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _whole_tensor(value) for name, value in tensors.items()}
 
 
-def _part(value: Any, like: Tensor) -> Any:  # noqa: ANN401 -- a tensor or a number
+def _part(value: Any, like: Any) -> Any:  # noqa: ANN401 -- a tensor, a part of one, or a number
     """Return this process's part of a whole tensor where ``like`` is a part; anything else as it is."""
     if not isinstance(value, Tensor) or value.ndim == 0 or not hasattr(like, "device_mesh"):
         return value

@@ -48,7 +48,7 @@ class _TensorBoard:
             raise ImportError(
                 'loggers has "tensorboard", which is not installed: pip install "siammae[tensorboard]".'
             ) from error
-        self._writer: Any = SummaryWriter(str(Path(config.output_dir) / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(Path(config.output_dir) / "tensorboard"))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -97,7 +97,8 @@ def _train(
     progress: bool,
 ) -> Path:
     """Make the steps of one sitting and save what they lead to."""
-    stream, done, said, error = VideoPairs(videos, config), steps.start, _GO_ON, None
+    stream, done, error = VideoPairs(videos, config), steps.start, None
+    said: int = _GO_ON
     loggers = team.together(lambda: [] if team.rank else open_loggers(config))
     bar = tqdm(total=total, initial=steps.start, desc="pretrain", disable=not progress)
     with StopRequest() as request, bar:
@@ -131,7 +132,7 @@ def _next(batches: Iterator[Pairs]) -> tuple[Pairs | None, Exception | None]:
     """Return the next batch, or what went wrong: the other processes must hear of it before this one leaves."""
     try:
         return next(batches), None
-    except Exception as error:  # noqa: BLE001 -- raised again when all know
+    except Exception as error:
         return None, error
 
 

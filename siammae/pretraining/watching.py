@@ -62,7 +62,8 @@ class Watch:
             firsts = [self._stream[position].frames[:1] for position in range(min(_SHOWN_PAIRS, len(self._stream)))]
             self._pairs = torch.cat(firsts)  # (B, 2, 3, S, S)
         pairs = self._pairs if self._config.predict == "future" else self._pairs.flip(1)
-        image = picture_of_pairs(model, pairs[:, 0], pairs[:, 1], mask_ratio=self._config.mask_ratio, seed=0)
+        shown = reconstruct_pairs(model, pairs[:, 0], pairs[:, 1], mask_ratio=self._config.mask_ratio)
+        image = shown.strip()
         folder = Path(self._config.output_dir) / PICTURES_FOLDER
         folder.mkdir(exist_ok=True)
         write_image(folder / f"step-{step:08d}.png", image)

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from siammae.errors import DatasetError, WorkerError
+from siammae.errors import WorkerError
 from siammae.model import SiamMAE
 from siammae.pretraining import pretrain
 from tests.helpers import tiny_config
@@ -109,7 +109,9 @@ def test_signal_to_one_process_stops_all_with_the_state_saved(clips, alone, tmp_
         assert isinstance(error, KeyboardInterrupt)
         assert "the state is saved" in str(error)
         process.join(60)
-    assert torch.load(max((tmp_path / "states").glob("*.pt")), weights_only=True)["step"] == read_log(tmp_path)[-1]["step"]
+    assert (
+        torch.load(max((tmp_path / "states").glob("*.pt")), weights_only=True)["step"] == read_log(tmp_path)[-1]["step"]
+    )
 
 
 def wait_for(condition, seconds=60):
@@ -127,7 +129,7 @@ def test_run_killed_ten_times_at_random_moments_ends_with_the_same_weights(clips
     while kills < 10:
         before = latest(tmp_path / "killed")
         process, _ = start(config, resume="auto")
-        wait_for(lambda before=before: latest(tmp_path / "killed") > before or not process.is_alive())
+        wait_for(lambda before=before, it=process: latest(tmp_path / "killed") > before or not it.is_alive())
         time.sleep(draw.uniform(0, 0.1))
         assert process.is_alive(), "the run ended before it was killed often enough"
         process.kill()
