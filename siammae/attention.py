@@ -53,7 +53,7 @@ def attention_weights(
         bias = weight.new_zeros(3 * dim) if layer.in_proj_bias is None else layer.in_proj_bias
         queries = F.linear(x[:, rows], weight[:dim], bias[:dim])
         keys = F.linear(memory, weight[dim : 2 * dim], bias[dim : 2 * dim])
-    elif type(layer) in (Attention, QuickAttention):
+    elif _is_plain(layer):
         queries, keys = layer.qkv(memory).chunk(3, dim=2)[:2]  # type: ignore[operator]
         queries = queries[:, rows]
     else:
@@ -67,6 +67,11 @@ def attention_weights(
         queries, keys = layer.q_norm(queries), layer.k_norm(keys)
     queries = queries.float() * queries.shape[-1] ** -0.5
     return (queries @ keys.float().transpose(-2, -1)).softmax(dim=-1)  # type: ignore[no-any-return]
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Tell whether a layer is timm's self-attention and no class made from it, which may compute otherwise."""
+    return type(layer) in (Attention, QuickAttention)
 
 
 @contextmanager
@@ -131,6 +136,19 @@ def _class_layer(model: FeatureExtractor, layer: int) -> tuple[nn.Module, int]:
     return getattr(block, "attn", block), model.model.num_prefix_tokens
 
 
+def has_class_attention(model: FeatureExtractor) -> bool:
+    """Tell whether :func:`class_attention` can be had of a network."""
+    try:
+        return _is_plain(_class_layer(model, 0)[0])
+    except ValueError:
+        return False
+
+
+def has_cross_attention(model: SiamMAE) -> bool:
+    """Tell whether :func:`cross_attention` can be had of a network."""
+    return model.config.decoder in ("cross-self", "cross", "cropmae")
+
+
 @torch.no_grad()
 def cross_attention(
     model: SiamMAE,
@@ -157,7 +175,7 @@ def cross_attention(
     Raises:
         ValueError: the network's decoder has no cross-attention, or frames or options are refused.
     """
-    if model.decoder is None or model.config.decoder == "joint":
+    if model.decoder is None or not has_cross_attention(model):
         raise ValueError(
             f'{model.name} has no cross-attention (config.decoder is "{model.config.decoder}"): the decoder must be '
             "cross-self, cross or cropmae."

@@ -67,6 +67,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"siammae {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (demo, propagate, track, extract, reconstruct, attend, evaluate, sweep, pretrain, convert, models, info):
+    for module in (
+        demo,
+        propagate,
+        track,
+        extract,
+        reconstruct,
+        attend,
+        evaluate,
+        sweep,
+        pretrain,
+        convert,
+        models,
+        info,
+    ):
         module.add_parser(commands)
     return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 _NAME = "reconstruction"
 _PICTURES, _ANIMATIONS, _VIDEOS = (".png", ".jpg", ".jpeg"), (".gif",), (".mp4", ".avi", ".webm")
 _SLIDE_WIDTH = 256  # pixels of each of the four frames in an animation
-_NOTES = """The network sees the whole past frame and a few patches of the future one; it predicts the others. Visible patches
-are pasted into the prediction. With norm_pix_loss, as in most checkpoints, a network knows each patch only up to its
-brightness and contrast: these are taken from the true frame, as in MAE's own pictures.
+_NOTES = """The network sees the whole past frame and a few patches of the future one; it predicts the others. Visible
+patches are pasted into the prediction. With norm_pix_loss, as in most checkpoints, a network knows each patch only up
+to its brightness and contrast: these are taken from the true frame, as in MAE's own pictures.
 
 examples:
   siammae reconstruct clip.mp4 -o pictures
@@ -69,12 +70,12 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         size=args.size,
     )
-    pairs = list(zip(numbers, numbers[1:], strict=False))
+    pairs = list(pairwise(numbers))
     if past != "previous":
         pairs = [(numbers[past], number) for number in numbers if number != numbers[past]]
     for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write(shown, target, [f"{first} to {second}" for first, second in pairs], args.fps)
+        _write(shown, target, [f"frame {second} from {first}" for first, second in pairs], args.fps)
     if len(numbers) < args.frames:
         print(f"the video ends after {len(numbers)} of {args.frames} frames")
     size, hidden = "x".join(map(str, shown.target.shape[1:3])), int(shown.hidden[0].sum())

@@ -99,7 +99,10 @@ def mark_patch(frame: NDArray[np.uint8], patch: tuple[int, int], grid: tuple[int
     check_frame(frame, "frame")
     inside = 0 <= patch[0] < grid[0] and 0 <= patch[1] < grid[1]
     check(inside, f"patch is {patch}: it must be a row and a column of a grid of {grid}.")
-    edges = [[round(place * side / n) for place in (i, i + 1)] for i, side, n in zip(patch, frame.shape, grid)]
+    edges = [
+        [round(place * side / n) for place in (i, i + 1)]
+        for i, side, n in zip(patch, frame.shape[:2], grid, strict=True)
+    ]
     line = max(1, round(min(frame.shape[:2]) / 160))
     picture = frame.copy()
     for width, color in ((2 * line, _RIM), (line, _MARK)):

@@ -53,7 +53,9 @@ class Reconstruction:
             title: written above.
         """
         rows = dict(zip(_ROWS, (self.past, self.masked, self.prediction, self.target), strict=True))
-        return picture_table({name: list(row) for name, row in rows.items()}, columns=captions, width=width, title=title)
+        return picture_table(
+            {name: list(row) for name, row in rows.items()}, columns=captions, width=width, title=title
+        )
 
     def slides(self, *, width: int = 256) -> Iterator[NDArray[np.uint8]]:
         """Yield one picture a pair, of one size, for an animation: the four frames side by side."""
@@ -155,7 +157,7 @@ def reconstruct(
 
 
 def centre_square(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Cut the largest square out of a frame's middle and bring it to ``(size, size, 3)``, averaging where it shrinks."""
+    """Cut the largest square out of a frame's middle and resize it to ``(size, size, 3)``, averaging pixels."""
     side = min(frame.shape[:2])
     top, left = ((length - side) // 2 for length in frame.shape[:2])
     return resize_frame(frame[top : top + side, left : left + side], (size, size), interpolation="area")
