@@ -33,8 +33,8 @@ def attention_weights(
     """Compute an attention layer's weights from its inputs, in float32.
 
     Args:
-        layer: timm's ``Attention``, this package's ``CrossAttention``, or PyTorch's ``MultiheadAttention`` with batches
-            first.
+        layer: timm's ``Attention``, this package's ``CrossAttention``, or PyTorch's ``MultiheadAttention`` with biases,
+            batches first and nothing unusual.
         x: what queries are made of, ``(B, N, C)``.
         memory: what keys are made of, ``(B, M, C)``; None = ``x``.
         rows: the queries wanted, a slice or indices ``(n,)``; None are computed besides.
@@ -48,11 +48,9 @@ def attention_weights(
     memory = x if memory is None else memory
     if isinstance(layer, CrossAttention):
         queries, keys = layer.q(x[:, rows]), layer.kv(memory).chunk(2, dim=2)[0]
-    elif isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None and layer.batch_first:
-        weight, dim = layer.in_proj_weight, layer.embed_dim
-        bias = weight.new_zeros(3 * dim) if layer.in_proj_bias is None else layer.in_proj_bias
-        queries = F.linear(x[:, rows], weight[:dim], bias[:dim])
-        keys = F.linear(memory, weight[dim : 2 * dim], bias[dim : 2 * dim])
+    elif isinstance(layer, nn.MultiheadAttention) and _is_plain_multihead(layer):
+        weights, biases = layer.in_proj_weight.chunk(3), layer.in_proj_bias.chunk(3)
+        queries, keys = F.linear(x[:, rows], weights[0], biases[0]), F.linear(memory, weights[1], biases[1])
     elif _is_plain(layer):
         queries, keys = layer.qkv(memory).chunk(3, dim=2)[:2]  # type: ignore[operator]
         queries = queries[:, rows]
@@ -72,6 +70,12 @@ def attention_weights(
 def _is_plain(layer: nn.Module) -> bool:
     """Tell whether a layer is timm's self-attention and no class made from it, which may compute otherwise."""
     return type(layer) in (Attention, QuickAttention)
+
+
+def _is_plain_multihead(layer: nn.MultiheadAttention) -> bool:
+    """Tell whether keys are as wide as queries, batches come first, and no token is added to the keys."""
+    one_width = layer.kdim == layer.vdim == layer.embed_dim and hasattr(layer.in_proj_bias, "chunk")
+    return one_width and layer.batch_first and layer.bias_k is None and not layer.add_zero_attn
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from siammae.cli.options import Commands, add_clip_options, add_command, add_model_options, load_model, read_clip
 
@@ -95,9 +95,9 @@ def _targets(output: Path) -> list[Path]:
     return [output / f"{_NAME}{suffix}" for suffix in (".png", ".gif", ".mp4")]
 
 
-def _past(text: str) -> int | str:
+def _past(text: str) -> int | Literal["previous"]:
     if text == "previous":
-        return text
+        return "previous"
     try:
         return int(text)
     except ValueError:

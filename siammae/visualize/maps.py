@@ -65,7 +65,7 @@ def match_patch(
         return PointMatches(patch, frame, affinity, None)
     frames = torch.from_numpy(clip).permute(0, 3, 1, 2)  # (T, 3, H, W)
     wanted, future, parts = torch.tensor([row * w + column]), frames[frame : frame + 1], []
-    for past in frames.split(1):
+    for past in torch.split(frames, 1):
         generator = torch.Generator().manual_seed(seed)  # the same patches are hidden for each
         pair = cross_attention(model, past, future, mask_ratio=mask_ratio, generator=generator, rows=wanted)
         parts.append(pair.weights.mean(dim=2)[:, :, 0, 1:])  # (1, depth, h*w)

@@ -91,15 +91,20 @@ def reconstruct_pairs(
     check(valid, f"past is {shapes[0]} and future {shapes[1]}: both must be (B, 3, H, W) of one shape, B at least 1.")
     parts = [
         predict_frames(model, *pair, mask_ratio=mask_ratio, generator=_generator(seed, place))
-        for place, pair in enumerate(zip(past.split(1), future.split(1), strict=True))
+        for place, pair in enumerate(zip(torch.split(past, 1), torch.split(future, 1), strict=True))
     ]
     frames, hidden = torch.cat([part.frames for part in parts]), torch.cat([part.hidden for part in parts])
     target = future.to(frames.device)
     p, (height, width) = model.patch_size, target.shape[-2:]
     hidden = hidden.view(-1, height // p, width // p)
     covered = hidden.repeat_interleave(p, dim=1).repeat_interleave(p, dim=2)[:, None]  # (B, 1, H, W)
-    pictures = past, target.masked_fill(covered, _HIDDEN), torch.where(covered, frames, target), target
-    return Reconstruction(*map(_channels_last, pictures), hidden.cpu().numpy())
+    return Reconstruction(
+        past=_channels_last(past),
+        masked=_channels_last(target.masked_fill(covered, _HIDDEN)),
+        prediction=_channels_last(torch.where(covered, frames, target)),
+        target=_channels_last(target),
+        hidden=hidden.cpu().numpy(),
+    )
 
 
 def _generator(seed: int, place: int) -> torch.Generator:
