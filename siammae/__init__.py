@@ -10,6 +10,7 @@ from siammae._version import __version__
 
 if TYPE_CHECKING:
     from siammae.affinity import TopK, available_kernels, topk_affinity
+    from siammae.attention import class_attention, cross_attention
     from siammae.backbones import TimmExtractor
     from siammae.catalogue import KnownModel, known_models
     from siammae.config import ModelConfig, PretrainConfig, PropagationConfig
@@ -52,7 +53,8 @@ if TYPE_CHECKING:
         propagate_masks,
     )
     from siammae.propagator import FrameKeypoints, KeypointPropagator, Propagator
-    from siammae.visualize import contact_sheet, feature_pca, overlay_keypoints, overlay_masks
+    from siammae.visualize import contact_sheet, feature_pca, overlay_heat, overlay_keypoints, overlay_masks
+    from siammae.visualize.reconstruction import Reconstruction, reconstruct
 
 _MODULE_OF = {
     "CheckpointError": "errors",
@@ -74,6 +76,7 @@ _MODULE_OF = {
     "PretrainOutput": "model",
     "PropagationConfig": "config",
     "Propagator": "propagator",
+    "Reconstruction": "visualize.reconstruction",
     "SiamMAE": "model",
     "SiamMAEError": "errors",
     "Sweep": "evaluation",
@@ -86,9 +89,11 @@ _MODULE_OF = {
     "WorkerError": "errors",
     "available_kernels": "affinity",
     "boundary_measure": "metrics",
+    "class_attention": "attention",
     "compare": "evaluation",
     "contact_sheet": "visualize",
     "convert_checkpoint": "convert",
+    "cross_attention": "attention",
     "evaluate_davis": "evaluation",
     "evaluate_jhmdb": "evaluation",
     "evaluate_vip": "evaluation",
@@ -98,6 +103,7 @@ _MODULE_OF = {
     "gather_labels": "labels",
     "known_models": "catalogue",
     "mean_iou": "metrics",
+    "overlay_heat": "visualize",
     "overlay_keypoints": "visualize",
     "overlay_masks": "visualize",
     "pck": "metrics",
@@ -106,6 +112,7 @@ _MODULE_OF = {
     "propagate_masks": "propagation",
     "read_frames": "frames",
     "read_mask": "masks",
+    "reconstruct": "visualize.reconstruction",
     "region_similarity": "metrics",
     "score_davis": "evaluation",
     "score_jhmdb": "evaluation",
@@ -135,6 +142,7 @@ __all__ = [
     "PretrainOutput",
     "PropagationConfig",
     "Propagator",
+    "Reconstruction",
     "SiamMAE",
     "SiamMAEError",
     "Sweep",
@@ -148,9 +156,11 @@ __all__ = [
     "__version__",
     "available_kernels",
     "boundary_measure",
+    "class_attention",
     "compare",
     "contact_sheet",
     "convert_checkpoint",
+    "cross_attention",
     "evaluate_davis",
     "evaluate_jhmdb",
     "evaluate_vip",
@@ -160,6 +170,7 @@ __all__ = [
     "gather_labels",
     "known_models",
     "mean_iou",
+    "overlay_heat",
     "overlay_keypoints",
     "overlay_masks",
     "pck",
@@ -168,6 +179,7 @@ __all__ = [
     "propagate_masks",
     "read_frames",
     "read_mask",
+    "reconstruct",
     "region_similarity",
     "score_davis",
     "score_jhmdb",

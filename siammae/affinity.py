@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Unpack
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,6 +33,7 @@ __all__ = [
     "kernel_details",
     "match_frames",
     "mix_labels",
+    "patch_affinity",
     "topk_affinity",
     "unit_length",
 ]
@@ -94,8 +96,7 @@ def topk_affinity(
     _check(query, context)
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}: it must be at least 1.")
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}: it must be above 0, finite.")
+    _check_temperature(temperature)
     if radius is not None and radius < 1:
         raise ValueError(f"radius is {radius}: it must be at least 1, or None for no window.")
     if neighborhood not in ("disk", "closed_disk", "square"):
@@ -115,6 +116,32 @@ def topk_affinity(
     )
 
 
+def patch_affinity(query: Tensor, context: Tensor, *, temperature: float) -> Tensor:
+    """Match one patch to every patch of some frames, for a picture of where it is found.
+
+    Args:
+        query: features of the patch, ``(C,)``, float; need not be normalised.
+        context: features of the frames, ``(M, C, h, w)``, same dtype and device as ``query``.
+        temperature: divisor of the cosine similarity, > 0.
+
+    Returns:
+        ``softmax(cosine / temperature)`` over the patches of each frame alone, ``(M, h, w)`` float32: what
+        :func:`topk_affinity` gives for this patch where it keeps all patches and has no window.
+
+    Raises:
+        ValueError: shapes, dtypes or devices differ, features are not finite, or the temperature is out of range.
+    """
+    if query.ndim != 1 or context.ndim != 4 or context.shape[1] != len(query):
+        raise ValueError(
+            f"query is {tuple(query.shape)} and context {tuple(context.shape)}: they must be (C,), the features of one "
+            "patch, and (M, C, h, w) with the same C."
+        )
+    _check(query[:, None, None].expand_as(context[0]) if len(context) else query, context)
+    _check_temperature(temperature)
+    cosine = torch.einsum("c,mchw->mhw", F.normalize(query.float(), dim=0), unit_length(context))
+    return (cosine / temperature).flatten(1).softmax(dim=1).view_as(cosine)
+
+
 def match_frames(
     query: FrameFeatures,
     context: Sequence[FrameFeatures],
@@ -128,6 +155,11 @@ def match_frames(
     The arguments are not checked.
     """
     return TopK(*_kernels.topk_affinity(query, context, temperature=temperature, kernels=kernels, **window))
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}: it must be above 0, finite.")
 
 
 def _check(query: Tensor, context: Tensor) -> None:

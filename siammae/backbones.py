@@ -63,7 +63,7 @@ class TimmExtractor:
         self.model: Any = model.to(device=device, dtype=dtype).eval()
         self.layer, self.norm, self.propagation = layer, norm, propagation
         self.name = name or str(cfg.get("architecture") or type(model).__name__)
-        self._check_layer(layer)
+        self.check_layer(layer)
         quicken(self.model)
 
     @classmethod
@@ -145,7 +145,7 @@ class TimmExtractor:
             ValueError: frames or options are refused, or the model takes one size only and this is another.
             VideoReadError: the video cannot be decoded.
         """
-        block = self._check_layer(self.layer if layer is None else layer)
+        block = self.check_layer(self.layer if layer is None else layer)
         final_norm = self.norm if norm is None else norm
         std = pixel_std or self.pixel_std
 
@@ -161,7 +161,12 @@ class TimmExtractor:
             frames, encode, patch_size=self.patch_size, device=self.device, resize=resize, batch_size=batch_size
         )
 
-    def _check_layer(self, layer: int) -> int:
+    def check_layer(self, layer: int) -> int:
+        """Return the block's index counted from 0.
+
+        Raises:
+            ValueError: there is no such block.
+        """
         depth = len(self.model.blocks)
         if not -depth <= layer < depth:
             raise ValueError(f"layer is {layer}: {self.name} has {depth} blocks, so it must be in [{-depth}, {depth}).")

@@ -119,6 +119,30 @@ def add_propagation_options(parser: argparse.ArgumentParser, *, several: bool = 
     group.add_argument("--kernels", default="auto", help="auto, triton, native, cpu or reference (%(default)s)")
 
 
+def add_clip_options(parser: argparse.ArgumentParser) -> None:
+    """Add which frames of the video are shown."""
+    group = parser.add_argument_group("frames")
+    group.add_argument("--start", type=int, default=0, metavar="N", help="first frame, from 0 (%(default)s)")
+    group.add_argument("--frames", type=int, default=8, metavar="N", help="how many (%(default)s)")
+    group.add_argument("--gap", type=int, default=4, metavar="N", help="from one to the next (%(default)s)")
+
+
+def read_clip(args: argparse.Namespace) -> dict[int, NDArray[np.uint8]]:
+    """Read the frames that the options name, by their numbers in the video; fewer where it ends before.
+
+    Raises:
+        ValueError: an option is out of range, or the video ends before ``--start``.
+    """
+    from siammae.frames import read_frames
+
+    for option, least in (("start", 0), ("frames", 1), ("gap", 1)):
+        if getattr(args, option) < least:
+            raise ValueError(f"--{option} is {getattr(args, option)}: it must be at least {least}.")
+    stop = args.start + (args.frames - 1) * args.gap + 1
+    frames = read_frames(args.video, start=args.start, stop=stop, step=args.gap)
+    return {args.start + place * args.gap: frame for place, frame in enumerate(frames)}
+
+
 def propagation_config(
     args: argparse.Namespace, recommended: PropagationConfig | None, *, dataset: str = "davis"
 ) -> PropagationConfig:

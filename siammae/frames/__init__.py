@@ -8,7 +8,7 @@ leaves this package. In the order of the data: ``files`` (video and image files)
 from siammae.frames.files import PathLike
 from siammae.frames.reading import VideoSource, count_frames, frame_rate, read_frames
 from siammae.frames.rgb import FrameSource, resize_frame, to_rgb, turned_crop
-from siammae.frames.writing import VideoWriter, write_image
+from siammae.frames.writing import VideoWriter, write_animation, write_image
 
 __all__ = [
     "FrameSource",
@@ -21,5 +21,6 @@ __all__ = [
     "resize_frame",
     "to_rgb",
     "turned_crop",
+    "write_animation",
     "write_image",
 ]

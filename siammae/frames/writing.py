@@ -104,6 +104,38 @@ def write_image(path: PathLike, rgb: FrameSource) -> None:
         _publish(temporary, path, good=good)
 
 
+def write_animation(path: PathLike, frames: Iterable[FrameSource], *, fps: float = 2.0) -> None:
+    """Write frames as an endless GIF; the file appears whole or not at all.
+
+    Each frame keeps its 256 commonest colours and is not dithered.
+
+    Args:
+        path: ends in ``.gif``.
+        frames: of one size, each as in :func:`to_rgb`.
+        fps: frames per second, above 0 and at most 50; GIF counts time in hundredths of a second.
+
+    Raises:
+        ValueError: the suffix, ``fps`` or a frame is wrong, their size changes, or there are none.
+        FileNotFoundError: the folder does not exist.
+    """
+    path = Path(path)
+    _check_suffix(path, (".gif",))
+    if not 0 < fps <= 50:
+        raise ValueError(f"fps is {fps}: it must be above 0 and at most 50 in a GIF.")
+    images = [Image.fromarray(to_rgb(frame, index=index)) for index, frame in enumerate(frames)]
+    if not images:
+        raise ValueError(f"nothing to write to {path}: an animation must have at least one frame.")
+    if len(sizes := {image.size for image in images}) > 1:
+        raise ValueError(f"frames have the sizes {sorted(sizes)}: an animation has one. Resize them first.")
+    first, *others = (image.quantize(256, dither=Image.Dither.NONE) for image in images)
+    temporary, good = _temporary(path), False
+    try:
+        first.save(temporary, save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
+        good = True
+    finally:
+        _publish(temporary, path, good=good)
+
+
 def _check_suffix(path: Path, allowed: Iterable[str]) -> None:
     if path.suffix.lower() not in allowed:
         raise ValueError(f"cannot write {path.name}: the name must end in {', '.join(allowed)}.")
