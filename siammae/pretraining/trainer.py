@@ -157,7 +157,7 @@ def _pick_device(device: torch.device | str | None) -> torch.device:
     """Return the device of this process and make it CUDA's current one."""
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if target.type == "cuda":
-        if target.index is None:
+        if str(target) == "cuda":
             target = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         torch.cuda.set_device(target)
     return target

@@ -18,6 +18,7 @@ from siammae.pretraining.learner import Learner
 from siammae.pretraining.loggers import Logger
 from siammae.pretraining.pairs import VideoPairs
 from siammae.ranks import Ranks
+from siammae.visualize.reconstruction import reconstruct_pairs
 
 PICTURES_FOLDER = "pictures"
 _SHOWN_PAIRS = 4
@@ -59,7 +60,7 @@ class Watch:
     def _draw(self, step: int, model: SiamMAE) -> None:
         """Draw what the copy predicts of a few pairs that are the same all the time, under the same masks."""
         if self._pairs is None:
-            firsts = [self._stream[position].frames[:1] for position in range(min(_SHOWN_PAIRS, len(self._stream)))]
+            firsts = [self._stream[position].frames[:1] for position in range(_SHOWN_PAIRS)]
             self._pairs = torch.cat(firsts)  # (B, 2, 3, S, S)
         pairs = self._pairs if self._config.predict == "future" else self._pairs.flip(1)
         shown = reconstruct_pairs(model, pairs[:, 0], pairs[:, 1], mask_ratio=self._config.mask_ratio)

@@ -123,7 +123,9 @@ def wait_for(condition, seconds=60):
 
 def test_run_killed_ten_times_at_random_moments_ends_with_the_same_weights(clips, tmp_path):
     fields = {"epochs": 60, "checkpoint_every": 2, "ema": 0.99, "model": tiny_config(decoder="cropmae")}
-    straight = pretrain(run_config(clips, tmp_path / "straight", **fields), device="cpu")
+    undisturbed, results = start(run_config(clips, tmp_path / "straight", **fields))
+    straight = results.get(timeout=120)[1]
+    undisturbed.join()
     config = run_config(clips, tmp_path / "killed", **fields)
     draw, kills = random.Random(0), 0
     while kills < 10:

@@ -77,8 +77,8 @@ def test_pretrain_with_a_tracker_tells_it_everything(clips, tmp_path, monkeypatc
     assert calls[-1] == ("finish",)
 
 
-@pytest.mark.parametrize(("name", "hint"), [("wandb", "pip install wandb"), ("tensorboard", r"siammae\[tensorboard\]")])
+@pytest.mark.parametrize(("name", "hint"), [("wandb", "wandb"), ("tensorboard", r'"siammae\[tensorboard\]"')])
 def test_pretrain_with_a_logger_that_is_missing_says_how_to_get_it(clips, tmp_path, monkeypatch, name, hint):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if name == "tensorboard" else name, None)
-    with pytest.raises(ImportError, match=f'loggers has "{name}", which is not installed: pip install.*{hint[-8:]}'):
+    with pytest.raises(ImportError, match=f'loggers has "{name}", which is not installed: pip install {hint}'):
         pretrain(run_config(clips, tmp_path, loggers=(name,)), device="cpu")
