@@ -168,6 +168,13 @@ def test_attend_when_input_is_wrong_says_so_in_one_line(clip, weights, tmp_path,
 
 
 @pytest.mark.parametrize("command", ["reconstruct", "attend"])
+def test_output_that_is_a_file_is_refused(clip, weights, tmp_path, capsys, command):
+    (tmp_path / "taken").write_text("mine")
+    assert "taken, which is a file: it must be a folder" in fails(capsys, command, clip, "-o", tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "attend"])
 def test_help_has_examples(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

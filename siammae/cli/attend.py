@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siammae.cli.options import Commands, add_clip_options, add_command, add_model_options, load_model, read_clip
+from siammae.cli.options import (
+    Commands,
+    add_clip_options,
+    add_command,
+    add_model_options,
+    load_model,
+    output_folder,
+    read_clip,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,11 +46,13 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "attend", run, text, epilog=_NOTES)
     parser.add_argument("video", metavar="VIDEO", help="video file or folder of images")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="gets cls.png and point.png")
-    parser.add_argument("--layer", type=int, default=-1, help="block whose CLS attention is taken (-1: the last)")
+    parser.add_argument(
+        "--layer", type=int, default=-1, metavar="N", help="block whose CLS attention is taken (-1: the last)"
+    )
     parser.add_argument("--short-side", type=int, metavar="PIXELS", help="input size (default: as recommended)")
     parser.add_argument("--video", dest="write_video", action="store_true", help="also write cls.mp4 and point.mp4")
     point = parser.add_argument_group("a patch")
-    point.add_argument("--point", type=float, nargs=2, metavar=("X", "Y"), help="a pixel of it")
+    point.add_argument("--point", type=float, nargs=2, metavar=("X", "Y"), help="a pixel of it, from the top left 0 0")
     point.add_argument("--frame", type=int, metavar="N", help="the frame of the video it is in (default: the first)")
     point.add_argument(
         "--mask-ratio",
@@ -51,7 +61,7 @@ def add_parser(commands: Commands) -> None:
         metavar="PART",
         help="part of that frame which the decoder does not see (%(default)s)",
     )
-    point.add_argument("--seed", type=int, default=0, help="of what it does not see (%(default)s)")
+    point.add_argument("--seed", type=int, default=0, metavar="N", help="of what it does not see (%(default)s)")
     add_clip_options(parser)
     add_model_options(parser)
 
@@ -65,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from siammae.frames import frame_rate
     from siammae.visualize.maps import class_rows
 
+    output = output_folder(args.output)
     clip = _read(args)
     frames = list(clip.values())
     model = load_model(args)
@@ -79,7 +90,6 @@ def run(args: argparse.Namespace) -> int:
         print("no cls.png: this network has no CLS token, or attention of another kind")
     if args.point is not None:
         tables["point"] = _point_rows(args, clip, resized, model, config.temperature)
-    output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     captions = [f"frame {number}" for number in clip]
     rate = (frame_rate(args.video) or 25.0) / args.gap

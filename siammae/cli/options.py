@@ -8,6 +8,7 @@ import json
 import os
 import re
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siammae.config import PropagationConfig
@@ -117,6 +118,18 @@ def add_propagation_options(parser: argparse.ArgumentParser, *, several: bool = 
         help="any other field of PropagationConfig, the value as JSON, e.g. --set min_max=true; may be repeated",
     )
     group.add_argument("--kernels", default="auto", help="auto, triton, native, cpu or reference (%(default)s)")
+
+
+def output_folder(text: str) -> Path:
+    """Return the folder to write to, which need not be there yet.
+
+    Raises:
+        ValueError: there is a file of this name.
+    """
+    folder = Path(text)
+    if folder.is_file():
+        raise ValueError(f"the output is {folder}, which is a file: it must be a folder. Choose another name.")
+    return folder
 
 
 def add_clip_options(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from siammae.cli.options import Commands, add_clip_options, add_command, add_model_options, load_model, read_clip
+from siammae.cli.options import (
+    Commands,
+    add_clip_options,
+    add_command,
+    add_model_options,
+    load_model,
+    output_folder,
+    read_clip,
+)
 
 if TYPE_CHECKING:
     from siammae.visualize.reconstruction import Reconstruction
@@ -45,7 +53,7 @@ def add_parser(commands: Commands) -> None:
         "the one before it (%(default)s)",
     )
     parser.add_argument("--mask-ratio", type=float, default=0.95, metavar="PART", help="hidden part (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of what is hidden (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is hidden (%(default)s)")
     parser.add_argument(
         "--size", type=int, metavar="PIXELS", help="side of the middle square that enters (default: as in training)"
     )
@@ -92,7 +100,7 @@ def _targets(output: Path) -> list[Path]:
     if suffix and not output.is_dir():
         known = ", ".join((*_PICTURES, *_ANIMATIONS, *_VIDEOS))
         raise ValueError(f"the output is {output}: it must be a folder, or end in {known}.")
-    return [output / f"{_NAME}{suffix}" for suffix in (".png", ".gif", ".mp4")]
+    return [output_folder(str(output)) / f"{_NAME}{suffix}" for suffix in (".png", ".gif", ".mp4")]
 
 
 def _past(text: str) -> int | Literal["previous"]:

@@ -103,7 +103,7 @@ def mark_patch(frame: NDArray[np.uint8], patch: tuple[int, int], grid: tuple[int
         [round(place * side / n) for place in (i, i + 1)]
         for i, side, n in zip(patch, frame.shape[:2], grid, strict=True)
     ]
-    line = max(1, round(min(frame.shape[:2]) / 160))
+    line = max(1, round(min(frame.shape[:2]) / 100))
     picture = frame.copy()
     for width, color in ((2 * line, _RIM), (line, _MARK)):
         (top, bottom), (left, right) = ((max(0, start - width), end + width) for start, end in edges)
