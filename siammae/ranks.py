@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from siammae.errors import WorkerError
 
@@ -114,7 +116,12 @@ def ranks(*, cuda: bool = False) -> Iterator[Ranks]:
         group = dist.new_group(backend="gloo", timeout=_PATIENCE)  # the caller's group may know GPUs only
         yield Ranks(dist.get_rank(), dist.get_world_size(), group)
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_PATIENCE)
+        store, rank, count = next(rendezvous("env://", timeout=_PATIENCE))
+        # torchrun's store outlives the processes that it restarts, and gloo would find the addresses of dead ones.
+        round_of_restarts = f"siammae-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}-{count}"
+        store = PrefixStore(round_of_restarts, store)
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_PATIENCE)
         try:
             yield Ranks(dist.get_rank(), dist.get_world_size())
         finally:

@@ -16,8 +16,10 @@ from siammae.config.recipes import RECIPES
 _EXAMPLES = """examples:
   siammae pretrain clips/ -o run --size tiny --patch-size 8 --image-size 64 --batch-size 96 --base-lr 2.7e-3
   siammae pretrain clips/ -o run --resume          go on with an interrupted run
+  siammae pretrain clips/ -o run --picture-every 200 --probe DAVIS --probe-every 500         watch it
   siammae pretrain kinetics/ -o run --preset siammae-k400 --workers 8         the paper's recipe, ViT-S/16
   siammae pretrain kinetics/ -o run --preset siammae-k400 --past-mask grid    one of its ablations
+  torchrun --nproc-per-node 8 -m siammae pretrain shards/ -o run --preset siammae-k400 --auto-resume
   siammae propagate clip.mp4 --mask first.png -o masks --model run/model"""
 _DECODER_FIELDS = ("decoder", "decoder_dim", "decoder_depth", "decoder_heads", "norm_pix_loss")
 _MODEL_FIELDS = ("patch_size", "image_size", "encoder", *_DECODER_FIELDS)
@@ -35,10 +37,20 @@ _METAVARS = {"init": "NAME", "probe": "DIR", "probe_split": "NAME"}
 def add_parser(commands: Commands) -> None:
     """Add the command; its options are the fields of the settings."""
     parser = add_command(commands, "pretrain", run, "train a network on videos, without labels", epilog=_EXAMPLES)
-    parser.add_argument("videos", metavar="VIDEOS", help="folder searched for videos, .txt list of paths, or one video")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="gets model/, state.pt and log.jsonl")
     parser.add_argument(
+        "videos",
+        metavar="VIDEOS",
+        help="folder of videos, images or shards, .txt list, .csv table of cuts, or one file",
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="gets model/, states/ and log.jsonl")
+    going_on = parser.add_mutually_exclusive_group()
+    going_on.add_argument(
         "--resume", action="store_true", help="go on with the run in DIR, with the settings it began with"
+    )
+    going_on.add_argument(
+        "--auto-resume",
+        action="store_true",
+        help="go on with the run in DIR where there is one, else begin it: one command for restarts by a scheduler",
     )
     parser.add_argument("--max-steps", type=int, metavar="N", help="stop after N optimiser steps in this sitting")
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps (auto: a GPU where there is one)")
@@ -86,16 +98,18 @@ def _shown(default: object) -> str:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from siammae.pretraining import pretrain
+    from siammae.ranks import is_first_rank
 
     logging.basicConfig(format="siammae: %(message)s")
     folder = pretrain(
         _stored_config(args) if args.resume else _new_config(args),
-        resume=args.output if args.resume else None,
+        resume=args.output if args.resume else "auto" if args.auto_resume else None,
         device=pick_device(args.device),
         max_steps=args.max_steps,
         progress=not args.quiet,
     )
-    print(f"weights in {folder}: use them with --model {folder}")
+    if is_first_rank():
+        print(f"weights in {folder}: use them with --model {folder}")
     return 0
 
 

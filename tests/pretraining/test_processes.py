@@ -4,7 +4,10 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -145,6 +148,31 @@ def test_run_killed_ten_times_at_random_moments_ends_with_the_same_weights(clips
     steps = [line["step"] for line in read_log(tmp_path / "killed")]
     assert steps == sorted(set(steps))
     assert json.loads((tmp_path / "killed" / "pretrain.json").read_text())["seed"] == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux to find the processes of torchrun")
+def test_process_killed_under_torchrun_makes_all_begin_again_from_the_last_state(clips, tmp_path):
+    config = run_config(clips, tmp_path / "killed", epochs=30, checkpoint_every=2)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    (tmp_path / "train.py").write_text(
+        "import json, sys, torch\n"
+        "from siammae import PretrainConfig, pretrain\n"
+        "torch.set_num_threads(1)\n"
+        "config = PretrainConfig.from_dict(json.load(open(sys.argv[1])))\n"
+        "pretrain(config, resume='auto', device='cpu')\n"
+    )
+    options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "2", "--monitor-interval", "0.1"]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, tmp_path / "train.py", tmp_path / "config.json"]
+    with (tmp_path / "output.txt").open("w") as output:
+        torchrun = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        wait_for(lambda: latest(tmp_path / "killed") > 0 or torchrun.poll() is not None)
+        children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        assert torchrun.wait(120) == 0, (tmp_path / "output.txt").read_text()
+    assert "exitcode: -9" in (tmp_path / "output.txt").read_text()
+    straight = config.replace(output_dir=str(tmp_path / "straight"))
+    run_together([straight, straight])
+    assert same_weights(tmp_path / "killed" / "model", tmp_path / "straight" / "model")
 
 
 def latest(folder):
