@@ -3,7 +3,8 @@
 python benchmarks/bench_pretrain_step.py [--repeats N] [--recipes tiny/8 small/16] [--compile]
 
 The first row is what one would write: bfloat16 autocast and PyTorch's attention. `precision="auto"` takes the second,
-with plain attention, on a CPU with bfloat16 instructions, and float32 with fused attention on any other.
+with plain attention, on a CPU with bfloat16 instructions, and float32 with fused attention on any other. MB is what the
+process grows by at most during a step, besides weights and moments.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from itertools import pairwise
 
 import torch
 from interleaved import headline
+from memory import peak_memory
 from torch import Tensor
 
 import siammae.model as model_module
@@ -87,6 +89,7 @@ def compare(name: str, repeats: int, *, compiled: bool) -> list[str]:
     ways = {
         "bfloat16, fused attention (naive)": Step(model, bf16=True, fused=True),
         "bfloat16, plain attention": Step(model, bf16=True, fused=False),
+        "bfloat16, plain, recompute": Step(model, bf16=True, fused=False, recompute=True),
         "float32, plain attention": Step(model, bf16=False, fused=False),
         "float32, fused attention": Step(model, bf16=False, fused=True),
         "float32, fused, recompute": Step(model, bf16=False, fused=True, recompute=True),
@@ -104,7 +107,8 @@ def compare(name: str, repeats: int, *, compiled: bool) -> list[str]:
         first = first or speed
         cells = " | ".join(f"{1e3 * part:.0f}" for part in parts)
         rows.append(
-            f"| {name}, {config.image_size} px, {batch} pairs | {way} | {cells} | {speed:.1f} | {speed / first:.2f} |"
+            f"| {name}, {config.image_size} px, {batch} pairs | {way} | {cells} | {speed:.1f} | {speed / first:.2f} | "
+            f"{peak_memory(lambda step=step: step.run(pairs, mask_ratio)):.0f} |"
         )
     return rows
 
@@ -117,8 +121,8 @@ def main() -> None:
     args = parser.parse_args()
     print(headline())
     print(f'precision="auto" on this machine: {"bf16" if multiplies_bfloat16() else "fp32"}\n')
-    print(f"| network | way | {' ms | '.join(PARTS)} ms | pairs/s | over the first |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(f"| network | way | {' ms | '.join(PARTS)} ms | pairs/s | over the first | MB |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in args.recipes:
         print("\n".join(compare(name, args.repeats, compiled=args.compile)), flush=True)
 

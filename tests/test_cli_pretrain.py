@@ -105,3 +105,23 @@ def test_pretrain_reaches_every_axis_of_the_ablations(settings, field, value, op
     else:
         assert config == preset.replace(**{name: value})
     assert config != preset
+
+
+def test_pretrain_with_auto_resume_gives_the_settings_and_lets_training_find_out(monkeypatch):
+    seen = {}
+
+    def pretrain(config, **options):
+        seen.update(options, config=config)
+        return Path("run/model")
+
+    monkeypatch.setattr(siammae.pretraining, "pretrain", pretrain)
+    assert main(["pretrain", "clips", "-o", "run", "--preset", "cropmae", "--auto-resume", "--device", "cpu"]) == 0
+    assert seen["resume"] == "auto"
+    assert seen["config"] == PretrainConfig.preset("cropmae", videos="clips", output_dir="run")
+
+
+def test_pretrain_with_both_ways_to_resume_exits_with_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["pretrain", "clips", "-o", "run", "--resume", "--auto-resume"])
+    assert stop.value.code == 2
+    assert "not allowed with argument --resume" in capsys.readouterr().err
