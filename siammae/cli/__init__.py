@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from siammae._version import __version__
-from siammae.cli import convert, demo, evaluate, extract, info, models, pretrain, propagate, sweep, track
+from siammae.cli import convert, demo, evaluate, extract, info, models, pretrain, propagate, shard, sweep, track
 from siammae.errors import SiamMAEError
 
 _TRACEBACK = "SIAMMAE_TRACEBACK"
@@ -54,6 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"siammae {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (demo, propagate, track, extract, evaluate, sweep, pretrain, convert, models, info):
+    for module in (demo, propagate, track, extract, evaluate, sweep, shard, pretrain, convert, models, info):
         module.add_parser(commands)
     return parser
