@@ -6,8 +6,8 @@ import argparse
 
 from siammae.cli.options import Commands, add_command
 
-_EXAMPLES = """Shards are uncompressed tar files in WebDataset's naming: a sample a clip, NUMBER.json with its name, frame
-rate and sizes, NUMBER.FRAME.jpg for each frame. From them training draws the pairs that it would draw from the
+_EXAMPLES = """Shards are uncompressed tar files in WebDataset's naming: a sample a clip, NUMBER.json with its name,
+frame rate and sizes, NUMBER.FRAME.jpg for each frame. From them training draws the pairs that it would draw from the
 videos, and decodes two small pictures for each instead of a video.
 
 examples:

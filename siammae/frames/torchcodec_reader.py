@@ -64,6 +64,8 @@ class TorchcodecReader:
         except (RuntimeError, ValueError, OSError) as error:
             raise VideoReadError(f"{path} cannot be read as a video: {_first_line(error)}") from error
         header = self._decoder.metadata
+        if header.codec == "ansi":  # FFmpeg draws .txt files
+            raise VideoReadError(f"{path} cannot be read as a video: it is text.")
         self.frame_rate = float(header.average_fps_from_header or 0.0)
         self.frame_count = int(header.num_frames_from_header or 0) or len(self._decoder)
 
