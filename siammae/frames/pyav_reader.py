@@ -74,7 +74,7 @@ class PyAVReader:
         """Yield frames for as long as their timestamps prove which they are."""
         decoding: Iterator[av.VideoFrame] = iter(())
         position = -1  # number of the frame decoded last
-        frame: av.VideoFrame | None = None
+        frame: Any = None
         for number in numbers:
             key = int(timeline.keys[np.searchsorted(timeline.keys, number, "right") - 1])
             if frame is None or key > position:

@@ -22,17 +22,17 @@ def load() -> Any:  # noqa: ANN401 -- a class of an optional package
         ImportError: it is not installed, or there is no FFmpeg that it can use.
     """
     try:
-        from torchcodec import decoders
+        from torchcodec.decoders import VideoDecoder
     except ImportError as error:
         raise ImportError('the reader "torchcodec" needs it: pip install "siammae[torchcodec]".') from error
     except (RuntimeError, OSError) as error:
         raise _unloadable(error) from error
     try:
-        decoders.VideoDecoder(b"no video")
+        VideoDecoder(b"no video")
     except (RuntimeError, ValueError, OSError) as error:  # it loads its libraries when it is first used
         if "libtorchcodec" in str(error):
             raise _unloadable(error) from error
-    return decoders.VideoDecoder
+    return VideoDecoder
 
 
 def _unloadable(error: Exception) -> ImportError:
