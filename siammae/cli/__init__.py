@@ -20,6 +20,7 @@ from siammae.cli import (
     pretrain,
     propagate,
     reconstruct,
+    shard,
     sweep,
     track,
 )
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         attend,
         evaluate,
         sweep,
+        shard,
         pretrain,
         convert,
         models,

@@ -33,7 +33,8 @@ class PretrainConfig(Settings):
     Attributes:
         videos: what to train on: a folder searched for videos, images or tar shards; a ``.txt`` with a path, or a
             ``.csv`` with a path and times, in each line; or one file.
-        output_dir: gets ``states/`` (to resume), ``log.jsonl`` and ``model/`` (for ``from_pretrained``).
+        output_dir: gets ``states/`` (to resume), ``log.jsonl``, ``broken.txt`` (clips that cannot be read) and
+            ``model/`` (for ``from_pretrained``).
         model: the network.
         mask_ratio: part of the future frame's patches that is hidden, in (0, 1).
         past_mask: what is hidden of the past frame: ``"none"``, the paper's choice; ``"symmetric"`` = ``mask_ratio`` of

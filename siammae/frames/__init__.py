@@ -2,23 +2,33 @@
 
 The container decides the layout, sizes never do: NumPy is channels-last, torch is channels-first. OpenCV's BGR never
 leaves this package. In the order of the data: ``files`` (video and image files), ``rgb`` (one frame), ``reading``
-(a whole video), ``writing`` (pictures and videos out).
+(a whole video), ``readers`` (chosen frames of a file, by OpenCV, PyAV or torchcodec), ``writing`` (pictures and videos
+out).
 """
 
-from siammae.frames.files import PathLike
+from siammae.frames.files import IMAGE_SUFFIXES, PathLike, VideoEndError, decode_image
+from siammae.frames.readers import FrameReader, open_reader, require_reader
 from siammae.frames.reading import VideoSource, count_frames, frame_rate, read_frames
-from siammae.frames.rgb import FrameSource, resize_frame, to_rgb, turned_crop
-from siammae.frames.writing import VideoWriter, write_animation, write_image
+from siammae.frames.rgb import FrameSource, resize_frame, shrink_frame, to_rgb, turned_crop
+from siammae.frames.writing import VideoWriter, encode_image, write_animation, write_image
 
 __all__ = [
+    "IMAGE_SUFFIXES",
+    "FrameReader",
     "FrameSource",
     "PathLike",
+    "VideoEndError",
     "VideoSource",
     "VideoWriter",
     "count_frames",
+    "decode_image",
+    "encode_image",
     "frame_rate",
+    "open_reader",
     "read_frames",
+    "require_reader",
     "resize_frame",
+    "shrink_frame",
     "to_rgb",
     "turned_crop",
     "write_animation",

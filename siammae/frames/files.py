@@ -6,9 +6,9 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 _MP4_BOXES = frozenset({b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"uuid", b"sidx"})
 _EBML_HEADER, _EBML_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 # H.264 and HEVC reorder at most 16 frames. Smaller packets say "same picture again" and decode to no frame.
-_REORDERED_FRAMES, _SKIP_PACKET_BYTES = 16, 16
+REORDERED_FRAMES, SKIP_PACKET_BYTES = 16, 16
 
 
 def image_files(path: Path) -> list[Path] | None:
@@ -48,11 +48,16 @@ def _natural(path: Path) -> tuple[list[str | int], str]:
 
 def read_image(path: Path, index: int) -> NDArray[np.uint8]:
     """Read one image file upright; ``index`` is its number in the video."""
+    return decode_image(path, str(path), index)
+
+
+def decode_image(source: Path | BinaryIO, name: str, index: int) -> NDArray[np.uint8]:
+    """Decode a JPEG, PNG or other image upright; ``name`` and ``index`` say in messages what it is."""
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             return to_rgb(ImageOps.exif_transpose(image), index=index)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise VideoReadError(f"{path} cannot be read as an image: {error}", frame_index=index) from error
+        raise VideoReadError(f"{name} cannot be read as an image: {error}", frame_index=index) from error
 
 
 def open_video(path: Path, *, packets: bool = False) -> cv2.VideoCapture:
@@ -64,14 +69,31 @@ def open_video(path: Path, *, packets: bool = False) -> cv2.VideoCapture:
     capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, options)
     text = int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"ansi")  # FFmpeg draws .txt files
     if text or not capture.isOpened():
-        size, declared = path.stat().st_size, _declared_bytes(path)
+        size, declared = path.stat().st_size, declared_bytes(path)
         cut = f", cut off: its container declares {declared}" if declared > size else ""
         raise VideoReadError(f"{path} cannot be read as a video ({size} bytes{cut}): OpenCV finds no frames in it.")
     return capture
 
 
-def decode_video(capture: cv2.VideoCapture, path: Path, picks: range) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield the picked frames with their numbers.
+class VideoEndError(IndexError):
+    """A frame was asked for by number, but the video ends before it.
+
+    Attributes:
+        frame_count: the frames that the video really has.
+    """
+
+    def __init__(self, frame_count: int) -> None:
+        super().__init__(frame_count)
+        self.frame_count = frame_count
+
+    def __str__(self) -> str:
+        return f"the video ends after {self.frame_count} frames."
+
+
+def decode_video(
+    capture: cv2.VideoCapture, path: Path, picks: Iterable[int]
+) -> Generator[tuple[int, NDArray[np.uint8]], None, int]:
+    """Yield the picked frames with their numbers, which must rise; return how many were decoded.
 
     Skipped frames are decoded too: seeking lands on the wrong frame where a container has dropped frames.
     """
@@ -82,12 +104,13 @@ def decode_video(capture: cv2.VideoCapture, path: Path, picks: range) -> Iterato
         while taken <= index:
             if not capture.grab():
                 _check_ending(capture, path, taken, seconds)
-                return
+                return taken
             taken, seconds = taken + 1, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         decoded, bgr = capture.retrieve()
         if not decoded:
             raise VideoReadError(f"{path} cannot be read: frame {index} does not decode.", frame_index=index)
         yield index, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    return taken
 
 
 def _check_ending(capture: cv2.VideoCapture, path: Path, taken: int, seconds: float) -> None:
@@ -97,9 +120,9 @@ def _check_ending(capture: cv2.VideoCapture, path: Path, taken: int, seconds: fl
     declared, rate = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
     if taken and (taken >= declared or seconds * rate > declared - 1.5):
         return
-    if (missing := _declared_bytes(path) - path.stat().st_size) > 0:
+    if (missing := declared_bytes(path) - path.stat().st_size) > 0:
         reason = f"the file is cut off, {missing} bytes are missing"
-    elif (lost := _packets_after(path, seconds)) > _REORDERED_FRAMES or taken == 0:
+    elif (lost := _packets_after(path, seconds)) > REORDERED_FRAMES or taken == 0:
         reason = f"the file is damaged, {lost} packets do not decode"
     else:
         return
@@ -114,11 +137,11 @@ def _packets_after(path: Path, seconds: float) -> int:
     while capture.grab():
         whole, packet = capture.retrieve()
         late = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 > seconds
-        count += whole and late and packet.size > _SKIP_PACKET_BYTES
+        count += whole and late and packet.size > SKIP_PACKET_BYTES
     return count
 
 
-def _declared_bytes(path: Path) -> int:
+def declared_bytes(path: Path) -> int:
     """Return the bytes that the container's own sizes add up to, as far as they can be followed."""
     end, size = 0, path.stat().st_size
     with path.open("rb") as file:

@@ -74,6 +74,20 @@ def resize_frame(
     return _scale(frame, size, averaged=False)
 
 
+def shrink_frame(frame: NDArray[np.uint8], short_side: int | None) -> NDArray[np.uint8]:
+    """Shrink a frame to a short side, averaging; a smaller one, and any where ``short_side`` is None, stays as it is.
+
+    Args:
+        frame: RGB uint8 ``(H, W, 3)``.
+        short_side: in pixels.
+    """
+    height, width = frame.shape[:2]
+    if short_side is None or min(height, width) <= short_side:
+        return frame
+    factor = short_side / min(height, width)
+    return resize_frame(frame, (round(height * factor), round(width * factor)), interpolation="area")
+
+
 def _scale(frame: NDArray[np.uint8], size: tuple[int, int], *, averaged: bool) -> NDArray[np.uint8]:
     if frame.shape[:2] == tuple(size):
         return frame

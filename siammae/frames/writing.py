@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from PIL import Image
 
@@ -134,6 +135,22 @@ def write_animation(path: PathLike, frames: Iterable[FrameSource], *, fps: float
         good = True
     finally:
         _publish(temporary, path, good=good)
+
+
+def encode_image(rgb: FrameSource, kind: Literal["jpg", "png"], *, quality: int = 90) -> bytes:
+    """Encode one frame.
+
+    Args:
+        rgb: a frame as in :func:`to_rgb`.
+        kind: ``"jpg"``, or ``"png"``, which keeps every pixel.
+        quality: of a JPEG, 1 to 95.
+    """
+    buffer, image = io.BytesIO(), Image.fromarray(to_rgb(rgb))
+    if kind == "png":
+        image.save(buffer, "PNG", compress_level=3)
+    else:
+        image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
 
 
 def _check_suffix(path: Path, allowed: Iterable[str]) -> None:

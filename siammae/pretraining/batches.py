@@ -82,4 +82,4 @@ def read_batches(
         if pairs is None:
             return
         waited(time.perf_counter() - started)
-        yield Pairs(*(part.to(device, non_blocking=True) for part in pairs))
+        yield pairs.to(device)

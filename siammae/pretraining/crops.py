@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -13,23 +13,34 @@ from torch import Tensor
 
 from siammae.config import PretrainConfig
 from siammae.frames import resize_frame, turned_crop
+from siammae.pretraining.clips import Skipped
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 class Pairs(NamedTuple):
-    """Some training pairs."""
+    """Some training pairs.
 
-    frames: Tensor  # (B, 2, 3, S, S) uint8 RGB; index 0 of the second axis is the past frame
-    places: (
-        Tensor  # (B, h*w, 2) float32: x, y of each future patch in past patches; NaN = unknown, it is another moment
-    )
+    Attributes:
+        frames: ``(B, 2, 3, S, S)`` uint8 RGB; index 0 of the second axis is the past frame.
+        places: ``(B, h*w, 2)`` float32: x, y of each future patch in past patches; NaN = unknown, it is another moment.
+        skipped: the clips that could not be read and had others take their turn.
+    """
+
+    frames: Tensor
+    places: Tensor
+    skipped: Sequence[Skipped] = ()
+
+    def to(self, device: torch.device) -> Self:
+        """Bring the tensors to a device."""
+        frames, places = (tensor.to(device, non_blocking=True) for tensor in (self.frames, self.places))
+        return self._replace(frames=frames, places=places)
 
 
 def collate(parts: Sequence[Pairs]) -> Pairs:
     """Join pairs to a batch."""
-    frames, places = zip(*parts, strict=True)
-    return Pairs(torch.cat(frames), torch.cat(places))
+    frames, places, skipped = zip(*parts, strict=True)
+    return Pairs(torch.cat(frames), torch.cat(places), tuple(one for some in skipped for one in some))
 
 
 def draw_crop(

@@ -1,194 +1,155 @@
-"""Two frames of a video, a random gap apart, cropped alike: what one training sample is."""
+"""Two frames of a clip, a random gap apart, cropped alike: what one training sample is."""
 
 from __future__ import annotations
 
-import logging
-from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from siammae.config import PretrainConfig
-from siammae.errors import VideoReadError
-from siammae.frames import PathLike, count_frames, read_frames, resize_frame
+from siammae.frames import VideoEndError
+from siammae.pretraining.broken import check_share
+from siammae.pretraining.clips import Clip, Skipped
 from siammae.pretraining.crops import Pairs, collate, crop_pair
+from siammae.pretraining.frame_cache import FrameCache, Frames
+from siammae.pretraining.opening import OpenClip
+from siammae.pretraining.sources import check_clips
 
-logger = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv")
-
-
-def find_videos(source: PathLike) -> list[Path]:
-    """List the videos of a folder, a list file or a single file.
+def draw_frames(rng: np.random.Generator, count: int, gap: tuple[int, int], step: int = 1) -> tuple[int, int]:
+    """Draw the numbers (past, future) of a pair.
 
     Args:
-        source: a folder, searched with all its subfolders for video files; a ``.txt`` file with one path a line,
-            relative to that file and inside its folder; or one video.
-
-    Returns:
-        Paths in sorted order (folder) or as listed.
-
-    Raises:
-        FileNotFoundError: the source or a listed file does not exist.
-        ValueError: there is no video in it, or a listed path leaves the list's folder.
+        rng: source of randomness.
+        count: frames of the clip.
+        gap: least and largest distance in frames, inclusive; cut to what the clip allows.
+        step: only multiples of it are drawn, and the gap is rounded to them, inwards where there is one.
     """
-    root = Path(source)
-    if not root.exists():
-        raise FileNotFoundError(f"no file or folder {root}: pass a folder of videos, a .txt list or a video.")
-    if root.is_dir():
-        videos = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
-    else:
-        videos = _read_list(root) if root.suffix == ".txt" else [root]
-    if not videos:
-        raise ValueError(f"{root} holds no video: known are {', '.join(VIDEO_SUFFIXES)}.")
-    return videos
-
-
-def _read_list(file: Path) -> list[Path]:
-    folder = file.parent.resolve()
-    videos = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if not (name := line.strip()) or name.startswith("#"):
-            continue
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder):
-            raise ValueError(f"{file} lists {name!r}, which leaves {folder}. Put the list above the videos.")
-        if not path.is_file():
-            raise FileNotFoundError(f"{file} lists {name!r}, but there is no file {path}.")
-        videos.append(path)
-    return videos
-
-
-def draw_frames(rng: np.random.Generator, count: int, gap: tuple[int, int]) -> tuple[int, int]:
-    """Draw the indices (past, future) of a pair from a video of ``count`` >= 2 frames; the gap is cut to fit."""
-    low, high = (min(limit, count - 1) for limit in gap)
+    kept = -(-count // step)
+    low, high = -(-gap[0] // step), gap[1] // step
+    low, high = (min(limit, kept - 1) for limit in (low, max(low, high)))
     distance = int(rng.integers(low, high, endpoint=True))
-    past = int(rng.integers(0, count - distance))
-    return past, past + distance
+    past = int(rng.integers(0, kept - distance))
+    return past * step, (past + distance) * step
+
+
+class _Draw(NamedTuple):
+    still: bool
+    past: int
+    future: int
 
 
 class VideoPairs(Dataset[Pairs]):
     """Samples of an endless, reproducible stream of pairs.
 
-    The stream visits all videos in a new order each epoch. What a position holds depends on the configuration and the
-    videos only: not on workers, on the cache or on what was read before.
+    The stream visits all clips in a new order each epoch. What a position holds depends on the configuration and the
+    clips only: not on workers, ranks, the cache or what was read before. Shards hold the same as the videos they were
+    made from: the same clips, frames and crops, and the same pixels where they were written as PNG and the videos are
+    read with the shards' short side and reader.
+
+    A clip that cannot be read is replaced by the next one that can; the sample names it. It is tried again at its next
+    turn: other frames of it may be whole, and what was read before must not count.
 
     Args:
-        videos: paths, in a fixed order.
+        clips: of :func:`siammae.pretraining.sources.find_clips`, in a fixed order.
         config: see :class:`siammae.PretrainConfig`.
+
+    Raises:
+        ValueError: the clips are images, and not all pairs are still.
+        ImportError: ``config.reader`` is not installed.
     """
 
-    def __init__(self, videos: Sequence[Path], config: PretrainConfig) -> None:
-        self.videos = list(videos)
+    def __init__(self, clips: Sequence[Clip], config: PretrainConfig) -> None:
+        check_clips(clips, config)
+        self.clips = list(clips)
         self.config = config
-        self._broken: set[int] = set()
-        self._declared: dict[int, int] = {}  # frame counts as the containers state them
+        self._least = 1 if config.still_share == 1 else 2  # frames of a clip
+        self._broken: dict[str, str] = {}
+        self._declared: dict[int, tuple[int, int]] = {}  # frame counts as the headers state them, and steps
         self._lengths: dict[int, int] = {}  # true frame counts, where they are known
-        self._breaks: dict[int, str] = {}  # why a cached clip ends early
-        self._cache: OrderedDict[int, list[NDArray[np.uint8]]] = OrderedDict()
-        self._cached_bytes = 0
+        self._cache = FrameCache(config.cache_mb * 2**20)
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def __getitem__(self, position: int) -> Pairs:
-        """Return all pairs drawn from one video.
+        """Return all pairs drawn from one clip.
 
         Args:
-            position: place in the stream, from 0; ``position // len(videos)`` is the epoch.
+            position: place in the stream, from 0; ``position // len(clips)`` is the epoch.
 
         Returns:
-            ``samples_per_video`` pairs.
+            ``samples_per_video`` pairs, with the clips that were skipped for them.
 
         Raises:
-            ValueError: no video could be read at all.
+            DatasetError: this process met more broken clips than ``config.max_broken`` allows. It counts each once,
+                and looks at those of a sample when the next one is asked for, so that whoever reads the samples can
+                name them first.
         """
-        epoch, place = divmod(position, len(self.videos))
+        check_share(self._broken, len(self.clips), self.config.max_broken)
+        epoch, place = divmod(position, len(self.clips))
         if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng((self.config.seed, epoch)).permutation(len(self.videos)))
+            self._order = (epoch, np.random.default_rng((self.config.seed, epoch)).permutation(len(self.clips)))
         first = int(self._order[1][place])
-        for offset in range(len(self.videos)):  # a broken video is replaced by the next one
-            video = (first + offset) % len(self.videos)
+        skipped: list[Skipped] = []
+        while True:
+            number = (first + len(skipped)) % len(self.clips)
+            rng = np.random.default_rng((self.config.seed, epoch, number, len(skipped)))
             try:
-                return self._pairs(video, np.random.default_rng((self.config.seed, epoch, video)))
-            except (VideoReadError, ValueError, FileNotFoundError) as error:
-                # Tried again at its next turn: other frames may be whole, and what was read before must not count.
-                if video not in self._broken:
-                    logger.warning("skipping %s: %s", self.videos[video], error)
-                self._broken.add(video)
-        raise ValueError(f"none of the {len(self.videos)} videos can be read: the log names them and the reasons.")
+                return self._pairs(number, rng)._replace(skipped=tuple(skipped))
+            except (OSError, ValueError, VideoEndError) as error:  # VideoReadError is an OSError
+                skipped.append(Skipped(self.clips[number].name, str(error)))
+                self._broken.setdefault(*skipped[-1])
+            check_share(dict(skipped), len(self.clips), self.config.max_broken)
 
     @property
-    def broken(self) -> list[Path]:
-        """Videos of which wanted frames could not be read so far, by this process."""
-        return [self.videos[index] for index in sorted(self._broken)]
+    def broken(self) -> dict[str, str]:
+        """Why clips could not be read so far, by this process."""
+        return dict(self._broken)
 
-    def _pairs(self, video: int, rng: np.random.Generator) -> Pairs:
-        if video not in self._declared:
-            self._declared[video] = count_frames(self.videos[video]) or 0
-        declared = self._declared[video]
+    def _pairs(self, number: int, rng: np.random.Generator) -> Pairs:
+        with OpenClip(self.clips[number], self.config.reader, self.config.short_side) as clip:
+            draws, frames = self._draw_and_read(number, clip, rng)
         pairs = []
-        for _ in range(self.config.samples_per_video):
-            still = bool(rng.random() < self.config.still_share)
-            past, future = self._frames(video, declared, rng, (0, self.config.still_gap) if still else None)
-            pairs.append(crop_pair(past, future, self.config, rng, still=still))
+        for still, past, future in draws:
+            if frames[past].shape != frames[future].shape:
+                sizes = f"{frames[past].shape[:2]} at frame {past}, {frames[future].shape[:2]} at frame {future}"
+                raise ValueError(f"the frame size changes: {sizes}. Write the video anew with one size.")
+            pairs.append(crop_pair(frames[past], frames[future], self.config, rng, still=still))
         return collate(pairs)
 
-    def _frames(
-        self, video: int, declared: int, rng: np.random.Generator, still_gap: tuple[int, int] | None
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _draw_and_read(self, number: int, clip: OpenClip, rng: np.random.Generator) -> tuple[list[_Draw], Frames]:
         """Draw by the declared frame count; containers may lie, then draw again by the true one.
 
         The first draw never uses what was learnt before, so that the result does not depend on history.
         """
-        gap = still_gap or self.config.frame_gap
-        if declared >= 2:
-            past, future = draw_frames(rng, declared, gap)
-            if future < self._lengths.get(video, declared):
+        if number not in self._declared:
+            self._declared[number] = clip.count, clip.step
+        declared, step = self._declared[number]
+        if declared > (self._least - 1) * step:
+            draws = self._draw(rng, declared, step)
+            if max(draw.future for draw in draws) < self._lengths.get(number, declared):
                 try:
-                    return self._read(video, past, future)
-                except IndexError:
-                    pass
-        if video not in self._lengths:
-            self._lengths[video] = sum(1 for _ in read_frames(self.videos[video]))
-        if (true := self._lengths[video]) < 2:
-            raise ValueError(f"a pair needs 2 frames, the video has {true}.")
-        return self._read(video, *draw_frames(rng, true, gap))
+                    return draws, self._read(number, clip, draws)
+                except VideoEndError as end:
+                    self._lengths[number] = end.frame_count
+        if number not in self._lengths:
+            self._lengths[number] = clip.measure()
+        if (true := self._lengths[number]) <= (self._least - 1) * step:
+            raise ValueError(f"a pair needs {self._least} frames, the clip has {-(-true // step)}.")
+        draws = self._draw(rng, true, step)
+        return draws, self._read(number, clip, draws)
 
-    def _read(self, video: int, past: int, future: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return two frames; IndexError where the video ends before."""
-        if self.config.cache_mb:
-            clip = self._cached_clip(video)
-            if future >= len(clip) and video in self._breaks:
-                raise VideoReadError(self._breaks[video], frame_index=len(clip))
-            return clip[past], clip[future]
-        try:
-            step = max(1, future - past)  # of one frame there is a single one
-            frames = list(read_frames(self.videos[video], start=past, stop=future + 1, step=step))
-        except ValueError as error:  # the video ends before the past frame
-            raise IndexError(str(error)) from error
-        return self._shrink(frames[0]), self._shrink(frames[-1])
+    def _draw(self, rng: np.random.Generator, count: int, step: int) -> list[_Draw]:
+        """Draw the frames of all pairs first, so that they are decoded in one pass."""
+        draws = []
+        for _ in range(self.config.samples_per_video):
+            still = bool(rng.random() < self.config.still_share)
+            gap = (0, self.config.still_gap) if still else self.config.frame_gap
+            draws.append(_Draw(still, *draw_frames(rng, count, gap, step)))
+        return draws
 
-    def _cached_clip(self, video: int) -> list[NDArray[np.uint8]]:
-        if video not in self._cache:
-            clip = []
-            try:
-                for frame in read_frames(self.videos[video]):
-                    clip.append(self._shrink(frame))
-                self._lengths[video] = len(clip)
-            except VideoReadError as error:  # the frames before are good, as they are without a cache
-                self._breaks[video] = str(error)
-            self._cache[video] = clip
-            self._cached_bytes += sum(frame.nbytes for frame in clip)
-            while self._cached_bytes > self.config.cache_mb * 2**20 and len(self._cache) > 1:
-                self._cached_bytes -= sum(frame.nbytes for frame in self._cache.popitem(last=False)[1])
-        self._cache.move_to_end(video)
-        return self._cache[video]
-
-    def _shrink(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        short, (height, width) = self.config.short_side, frame.shape[:2]
-        if short is None or min(height, width) <= short:
-            return frame
-        factor = short / min(height, width)
-        return resize_frame(frame, (round(height * factor), round(width * factor)), interpolation="area")
+    def _read(self, number: int, clip: OpenClip, draws: Sequence[_Draw]) -> Frames:
+        wanted = sorted({frame for draw in draws for frame in (draw.past, draw.future)})
+        return self._cache.read(number, clip, wanted)

@@ -53,7 +53,7 @@ def train_step(
     size = count // config.accumulate
     with _dropout(learner.model, (config.seed, step, ranks.rank)):
         for start in range(0, count, size):
-            part = Pairs(*(values[start : start + size] for values in pairs))
+            part = Pairs(pairs.frames[start : start + size], pairs.places[start : start + size])
             with learner.exchanging(start + size >= count):
                 losses.append(_learn(learner, part, noise[start : start + size], config))
     learner.scaler.unscale_(learner.optimizer)

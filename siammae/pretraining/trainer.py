@@ -13,13 +13,16 @@ from tqdm import tqdm
 from siammae.config import PretrainConfig
 from siammae.frames import PathLike
 from siammae.pretraining.batches import clips_per_step, read_batches
-from siammae.pretraining.checkpoint import Named, claim_videos, cut_log, load_state, save_state, state_files
+from siammae.pretraining.broken import BROKEN_FILE, BrokenClips
+from siammae.pretraining.checkpoint import claim_videos, cut_log, load_state, save_state, state_files
+from siammae.pretraining.clips import Clip
 from siammae.pretraining.crops import Pairs
 from siammae.pretraining.journal import Journal
 from siammae.pretraining.learner import Learner
 from siammae.pretraining.loggers import open_loggers
-from siammae.pretraining.pairs import VideoPairs, find_videos
+from siammae.pretraining.pairs import VideoPairs
 from siammae.pretraining.schedule import learning_rate, total_steps
+from siammae.pretraining.sources import find_clips
 from siammae.pretraining.step import choose_precision, train_step
 from siammae.pretraining.stopping import StopRequest
 from siammae.pretraining.watching import Watch
@@ -68,9 +71,9 @@ def pretrain(
     """
     target = _pick_device(device)
     with ranks(cuda=target.type == "cuda") as team:
-        videos = team.together(lambda: find_videos(config.videos))
+        clips = team.together(lambda: find_clips(config.videos))
         resume = _resumed_folder(config, resume)
-        team.together(lambda: _prepare_output(config, resume, videos, team))
+        team.together(lambda: _prepare_output(config, resume, clips, team))
         config = choose_precision(config, target)
         learner = team.together(lambda: Learner(config, target, team, random=resume is not None))
         start = 0
@@ -78,17 +81,17 @@ def pretrain(
             state = team.together(lambda: load_state(resume, config))
             start = int(state["step"])
             team.together(lambda: learner.restore(state))
-        total = total_steps(config, len(videos))
+        total = total_steps(config, len(clips))
         stop = total if max_steps is None else min(total, start + max_steps)
         if team.rank == 0:
-            claim_videos(config.output_dir, videos, resume=resume)
+            claim_videos(config.output_dir, clips, resume=resume)
             cut_log(config.output_dir, start)
-        return _train(config, videos, learner, range(start, stop), total, team, progress=progress and team.rank == 0)
+        return _train(config, clips, learner, range(start, stop), total, team, progress=progress and team.rank == 0)
 
 
 def _train(
     config: PretrainConfig,
-    videos: Sequence[Path],
+    clips: Sequence[Clip],
     learner: Learner,
     steps: range,
     total: int,
@@ -97,16 +100,19 @@ def _train(
     progress: bool,
 ) -> Path:
     """Make the steps of one sitting and save what they lead to."""
-    stream, done, error = VideoPairs(videos, config), steps.start, None
+    stream = team.together(lambda: VideoPairs(clips, config))
+    done, error = steps.start, None
     said: int = _GO_ON
     loggers = team.together(lambda: [] if team.rank else open_loggers(config))
+    report = None if team.rank else Path(config.output_dir) / BROKEN_FILE
+    broken = BrokenClips(len(clips), config.max_broken, report)
     bar = tqdm(total=total, initial=steps.start, desc="pretrain", disable=not progress)
     with StopRequest() as request, bar:
         journal = Journal(config, team, bar, loggers)
         watch = Watch(config, team, stream, journal, loggers)
         batches = read_batches(stream, config, team, steps, learner.device, journal.waited)
         for step in steps:
-            pairs, error = _next(batches)
+            pairs, error = _next(batches, broken)
             said = team.highest(_FAILED if pairs is None else _STOP if request.received else _GO_ON)
             if said != _GO_ON or pairs is None:
                 break
@@ -114,9 +120,9 @@ def _train(
             journal.add(step + 1, train_step(learner, pairs, config, step, rate, team), rate)
             done = step + 1
             if done % config.checkpoint_every == 0 and done < steps.stop:
-                _save(config, learner, done, team, journal)
+                _save(config, learner, done, team, journal, broken)
             watch.look(done, learner)
-        exported = _save(config, learner, done, team, journal)
+        exported = _save(config, learner, done, team, journal, broken)
     for logger in loggers:
         logger.close()
     if said == _FAILED:
@@ -128,17 +134,24 @@ def _train(
     return exported
 
 
-def _next(batches: Iterator[Pairs]) -> tuple[Pairs | None, Exception | None]:
+def _next(batches: Iterator[Pairs], broken: BrokenClips) -> tuple[Pairs | None, Exception | None]:
     """Return the next batch, or what went wrong: the other processes must hear of it before this one leaves."""
     try:
-        return next(batches), None
+        pairs = next(batches)
+        broken.add(pairs.skipped)
     except Exception as error:
         return None, error
+    return pairs, None
 
 
-def _save(config: PretrainConfig, learner: Learner, step: int, team: Ranks, journal: Journal) -> Path:
-    """Save the state and the network as it is now."""
+def _save(
+    config: PretrainConfig, learner: Learner, step: int, team: Ranks, journal: Journal, broken: BrokenClips
+) -> Path:
+    """Save the state and the network as it is now, and let the first process know all broken clips."""
     journal.flush()  # nothing unchecked is ever saved
+    seen = team.gather(list(broken.reasons.items()))
+    if team.rank == 0:
+        broken.learn(pair for pairs in seen for pair in pairs)
     output, wanted = Path(config.output_dir), team.rank == 0 or config.parallel == "fsdp"
     parts, copies = (learner.state(), learner.copies()) if wanted else ({}, {})
 
@@ -169,14 +182,14 @@ def _resumed_folder(config: PretrainConfig, resume: PathLike | None) -> PathLike
     return config.output_dir if state_files(config.output_dir) else None
 
 
-def _prepare_output(config: PretrainConfig, resume: PathLike | None, videos: Sequence[Named], team: Ranks) -> None:
+def _prepare_output(config: PretrainConfig, resume: PathLike | None, clips: Sequence[Clip], team: Ranks) -> None:
     """Check that this run may write where it wants to, and make the folder."""
     clips_per_step(config, team)
     output = Path(config.output_dir)
     goes_on = resume is not None and Path(resume).resolve() == output.resolve()
     if not goes_on and state_files(output):
         raise ValueError(f"{output} holds a run already: pass resume={str(output)!r} to go on, or another output_dir.")
-    seen = team.gather([video.name for video in videos])
+    seen = team.gather([clip.name for clip in clips])
     if any(names != seen[0] for names in seen):
         raise ValueError(
             f"the processes see other videos at {config.videos}: {[len(names) for names in seen]}. Wait until all "

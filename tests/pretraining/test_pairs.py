@@ -1,15 +1,14 @@
-import logging
-
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from siammae.errors import VideoReadError
-from siammae.frames import read_frames
-from siammae.pretraining import pairs
+from siammae.errors import DatasetError, VideoReadError
+from siammae.frames import open_reader, read_frames
+from siammae.pretraining import opening
 from siammae.pretraining.crops import collate
-from siammae.pretraining.pairs import VideoPairs, draw_frames, find_videos
+from siammae.pretraining.pairs import VideoPairs, draw_frames
+from siammae.pretraining.sources import find_clips
 from tests.helpers import write_video
 from tests.pretraining.runs import make_clips, run_config
 
@@ -21,45 +20,7 @@ def clips(tmp_path_factory):
 
 def stream(folder, **fields):
     config = run_config(videos=folder, **fields)
-    return VideoPairs(find_videos(folder), config)
-
-
-def test_find_videos_in_a_folder_finds_all_subfolders_in_order(tmp_path):
-    for name in ("b.mp4", "a/z.AVI", "a/deep/er/c.webm", "notes.txt", "frame.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.mp4").mkdir()
-    assert find_videos(tmp_path) == [tmp_path / name for name in ("a/deep/er/c.webm", "a/z.AVI", "b.mp4")]
-    assert find_videos(str(tmp_path / "b.mp4")) == [tmp_path / "b.mp4"]
-
-
-def test_find_videos_in_a_list_keeps_its_order(tmp_path):
-    (tmp_path / "in").mkdir()
-    for name in ("in/b.mp4", "a b.bin"):
-        (tmp_path / name).touch()
-    (tmp_path / "list.txt").write_text("# training\nin/b.mp4\n\n  a b.bin  \n", encoding="utf-8")
-    assert find_videos(tmp_path / "list.txt") == [tmp_path / "in/b.mp4", tmp_path / "a b.bin"]
-
-
-@pytest.mark.parametrize("line", ["../out.mp4", "/etc/hostname", "in/../../out.mp4"])
-def test_find_videos_in_a_list_that_leaves_its_folder_is_refused(tmp_path, line):
-    (tmp_path / "out.mp4").touch()
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "list.txt").write_text(line)
-    with pytest.raises(ValueError, match=rf"list\.txt lists '{line}', which leaves .*here"):
-        find_videos(tmp_path / "here" / "list.txt")
-
-
-def test_find_videos_where_there_are_none_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no file or folder .*nowhere: pass a folder of videos"):
-        find_videos(tmp_path / "nowhere")
-    (tmp_path / "list.txt").write_text("missing.mp4")
-    with pytest.raises(FileNotFoundError, match=r"lists 'missing\.mp4', but there is no file .*missing\.mp4"):
-        find_videos(tmp_path / "list.txt")
-    (tmp_path / "list.txt").write_text("# nothing\n")
-    for source in (tmp_path, tmp_path / "list.txt"):
-        with pytest.raises(ValueError, match=r"holds no video: known are \.mp4"):
-            find_videos(source)
+    return VideoPairs(find_clips(folder), config)
 
 
 @pytest.mark.parametrize(
@@ -74,10 +35,28 @@ def test_draw_frames_stays_in_the_video_and_covers_every_gap(count, gap, gaps):
     assert max(future for _, future in drawn) == count - 1
 
 
+@pytest.mark.parametrize(
+    ("count", "gap", "step", "gaps"),
+    [
+        (41, (4, 9), 4, {4, 8}),
+        (40, (5, 13), 4, {8, 12}),
+        (40, (5, 7), 4, {8}),
+        (6, (4, 48), 4, {4}),
+        (40, (0, 3), 4, {0}),
+    ],
+)
+def test_draw_frames_with_a_step_draws_only_frames_that_are_kept(count, gap, step, gaps):
+    rng = np.random.default_rng(0)
+    drawn = [draw_frames(rng, count, gap, step) for _ in range(2000)]
+    assert {future - past for past, future in drawn} == gaps
+    assert {number for pair in drawn for number in pair} == set(range(0, count, step))
+
+
 def test_pairs_have_the_documented_shape_and_show_the_clip(clips):
-    sample = stream(clips, samples_per_video=3, batch_size=3)[0].frames
-    assert (sample.shape, sample.dtype) == ((3, 2, 3, 32, 32), torch.uint8)
-    assert sample.float().std(dim=(2, 3, 4)).min() > 10
+    sample = stream(clips, samples_per_video=3, batch_size=3)[0]
+    assert (sample.frames.shape, sample.frames.dtype) == ((3, 2, 3, 32, 32), torch.uint8)
+    assert sample.frames.float().std(dim=(2, 3, 4)).min() > 10
+    assert sample.skipped == ()
 
 
 @pytest.fixture(scope="module")
@@ -99,17 +78,14 @@ def test_still_pair_shows_one_frame_in_two_crops(frozen_clip):
 
 
 def test_still_pair_may_take_its_crops_from_neighbouring_frames(clips, monkeypatch):
-    read = []
-    monkeypatch.setattr(
-        VideoPairs, "_read", lambda self, video, past, future: read.append((past, future)) or (FRAME,) * 2
-    )
+    drawn = []
+    draw = VideoPairs._draw
+    monkeypatch.setattr(VideoPairs, "_draw", lambda *args: drawn.extend(draws := draw(*args)) or draws)
+    videos = stream(clips, still_share=1.0, still_gap=2, frame_gap=(4, 4))
     for position in range(60):
-        stream(clips, still_share=1.0, still_gap=2, frame_gap=(4, 4))[position]
-    assert {future - past for past, future in read} == {0, 1, 2}
-    assert max(future for _, future in read) == 7
-
-
-FRAME = np.zeros((40, 48, 3), dtype=np.uint8)
+        videos[position]
+    assert {pair.future - pair.past for pair in drawn} == {0, 1, 2}
+    assert max(pair.future for pair in drawn) == 7
 
 
 def test_flip_mirrors_both_frames(frozen_clip):
@@ -121,14 +97,12 @@ def test_flip_mirrors_both_frames(frozen_clip):
 def test_short_side_shrinks_frames_that_are_larger(frozen_clip):
     assert torch.equal(stream(frozen_clip, short_side=40)[0].frames, stream(frozen_clip)[0].frames)
     assert not torch.equal(stream(frozen_clip, short_side=20)[0].frames, stream(frozen_clip)[0].frames)
-    videos = stream(frozen_clip, short_side=20)
-    frame = next(read_frames(videos.videos[0]))
-    assert videos._shrink(frame).shape == (20, 24, 3)
 
 
-def test_stream_visits_every_video_once_an_epoch_in_changing_order(clips, monkeypatch):
+def test_stream_visits_every_clip_once_an_epoch_in_changing_order(clips, monkeypatch):
     videos, seen = stream(clips), []
-    monkeypatch.setattr(VideoPairs, "_pairs", lambda self, video, rng: seen.append(video))
+    real = VideoPairs._pairs
+    monkeypatch.setattr(VideoPairs, "_pairs", lambda self, clip, rng: seen.append(clip) or real(self, clip, rng))
     for position in range(40):
         videos[position]
     epochs = [tuple(seen[start : start + 4]) for start in range(0, 40, 4)]
@@ -136,11 +110,31 @@ def test_stream_visits_every_video_once_an_epoch_in_changing_order(clips, monkey
     assert len(set(epochs)) > 3
 
 
+def test_all_frames_of_a_sample_are_read_in_one_pass(clips, monkeypatch):
+    opened, passes = [], []
+
+    def watched(path, backend):
+        reader = open_reader(path, backend)
+        frames = reader.frames
+        reader.frames = lambda numbers: passes.append(list(numbers)) or frames(numbers)
+        opened.append(path)
+        return reader
+
+    monkeypatch.setattr(opening, "open_reader", watched)
+    stream(clips, samples_per_video=4, batch_size=4)[0]
+    assert len(opened) == len(passes) == 1
+    assert passes[0] == sorted(set(passes[0]))
+    assert len(passes[0]) > 3
+
+
 POSITIONS = list(range(8))
+READERS = ["opencv", "pyav"]
 
 
+@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("fields", [{}, {"cache_mb": 64}, {"cache_mb": 1, "short_side": 36}], ids=str)
-def test_position_holds_the_same_whatever_was_read_before(clips, fields):
+def test_position_holds_the_same_whatever_was_read_before(clips, fields, reader):
+    fields = {**fields, "reader": reader}
     wanted = [stream(clips, **{**fields, "cache_mb": 0})[position].frames for position in POSITIONS]
     backwards = stream(clips, **fields)
     for position in reversed(POSITIONS):
@@ -149,75 +143,154 @@ def test_position_holds_the_same_whatever_was_read_before(clips, fields):
     assert not torch.equal(stream(clips, seed=1)[0].frames, wanted[0])
 
 
-def test_workers_read_what_the_process_itself_reads(clips):
+def test_readers_draw_the_same_pairs(clips):
+    one, other = (torch.stack([stream(clips, reader=r)[p].frames for p in POSITIONS]).float() for r in READERS)
+    assert (one - other).abs().mean() < 2
+
+
+@pytest.mark.parametrize("cache_mb", [0, 64])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_read_what_the_process_itself_reads(clips, workers, cache_mb):
     batches = [
-        list(DataLoader(stream(clips), sampler=POSITIONS, batch_size=2, num_workers=n, collate_fn=collate))
-        for n in (0, 2)
+        list(DataLoader(stream(clips, cache_mb=mb), sampler=POSITIONS, batch_size=2, num_workers=n, collate_fn=collate))
+        for n, mb in ((0, 0), (workers, cache_mb))
     ]
     assert len(batches[0]) == 4
     assert all(torch.equal(one.frames, other.frames) for one, other in zip(*batches, strict=True))
 
 
 def test_cache_is_bounded_and_keeps_what_was_used_last(clips):
-    videos = stream(clips, cache_mb=1)
-    clip = 8 * 40 * 48 * 3
-    videos._cached_bytes = 2**20 - 2 * clip  # as if other clips left room for two
+    videos = stream(clips)
+    videos._cache._budget = 2 * 8 * 40 * 48 * 3 + 5  # room for two clips
     used = []
     for position in POSITIONS:
         videos[position]
-        used.append(list(videos._cache)[-1])
-        assert len(videos._cache) <= 2
-        assert list(videos._cache) == list(dict.fromkeys(reversed(used)))[:2][::-1]
+        used.append(videos._cache.keys[-1])
+        assert videos._cache.keys == list(dict.fromkeys(reversed(used)))[:2][::-1]
+    assert set(used) == {0, 1, 2, 3}
+
+
+def test_cache_never_holds_a_clip_that_is_larger_than_itself(clips):
+    wanted = [stream(clips)[position].frames for position in POSITIONS]
+    videos = stream(clips)
+    videos._cache._budget = 3 * 40 * 48 * 3
+    assert all(torch.equal(videos[position].frames, wanted[position]) for position in POSITIONS)
+    assert (videos._cache.keys, videos._cache._bytes) == ([], 0)
+
+
+def lying_reader(count):
+    def open_lying(path, backend):
+        reader = open_reader(path, backend)
+        reader.frame_count = count
+        return reader
+
+    return open_lying
 
 
 @pytest.mark.parametrize("cache_mb", [0, 64])
-def test_container_that_counts_too_many_frames_yields_the_same_with_and_without_history(clips, monkeypatch, cache_mb):
-    monkeypatch.setattr(pairs, "count_frames", lambda _: 40)  # the clips have 8
+@pytest.mark.parametrize("declared", [40, 0])
+def test_container_that_miscounts_yields_the_same_with_and_without_history(clips, monkeypatch, cache_mb, declared):
+    monkeypatch.setattr(opening, "open_reader", lying_reader(declared))  # the clips have 8
     fields = {"frame_gap": (1, 6), "samples_per_video": 1}
     wanted = [stream(clips, **fields)[position].frames for position in range(20)]
     videos = stream(clips, cache_mb=cache_mb, **fields)
     for position in range(19, -1, -1):
         assert torch.equal(videos[position].frames, wanted[position])
-    assert videos.broken == []
+    assert videos.broken == {}
 
 
 @pytest.mark.parametrize("cache_mb", [0, 64])
 def test_video_that_breaks_off_yields_the_same_with_and_without_history(clips, monkeypatch, cache_mb):
-    def broken_at_4(video, *, start=0, stop=None, step=1):
-        for index, frame in enumerate(read_frames(video)):
-            if index == 4 and video.name == "clip2.avi":
-                raise VideoReadError("breaks off at frame 4", frame_index=4)
-            if index >= start and (index - start) % step == 0:
-                yield frame
-            if stop is not None and index + 1 >= stop:
-                return
+    def broken_at_4(path, backend):
+        reader = open_reader(path, backend)
+        frames = reader.frames
 
-    monkeypatch.setattr(pairs, "read_frames", broken_at_4)
-    fields = {"frame_gap": (1, 2), "samples_per_video": 1}
-    whole = [stream(clips, **fields)[position].frames for position in range(40)]
+        def until_4(numbers):
+            for number, frame in frames(numbers if isinstance(numbers, list) else range(8)):
+                if number >= 4:
+                    raise VideoReadError("breaks off at frame 4", frame_index=4)
+                yield number, frame
+
+        if path.name == "clip2.avi":
+            reader.frames = until_4
+        return reader
+
+    monkeypatch.setattr(opening, "open_reader", broken_at_4)
+    fields = {"frame_gap": (1, 2), "samples_per_video": 1, "max_broken": 0.5}
+    whole = [stream(clips, **fields)[position] for position in range(40)]
     videos = stream(clips, cache_mb=cache_mb, **fields)
     for position in range(39, -1, -1):
-        assert torch.equal(videos[position].frames, whole[position])
-    assert [video.name for video in videos.broken] == ["clip2.avi"]
+        sample = videos[position]
+        assert torch.equal(sample.frames, whole[position].frames)
+        assert sample.skipped == whole[position].skipped
+    assert videos.broken == {"clip2.avi": "breaks off at frame 4"}
+    assert 0 < sum(bool(sample.skipped) for sample in whole) < 10  # its first frames are good
 
 
-def test_broken_videos_are_replaced_and_reported_once(tmp_path, caplog):
+def test_broken_clips_are_replaced_by_the_next_with_a_draw_of_its_own(tmp_path):
     folder = make_clips(tmp_path, count=2)
     (tmp_path / "noise.mp4").write_bytes(b"no video at all")
     write_video(tmp_path / "single.avi", next(iter(read_frames(folder / "clip0.avi")))[None])
-    videos = stream(folder)
-    with caplog.at_level(logging.WARNING):
-        samples = [videos[position].frames for position in range(12)]
-    assert all(sample.shape == (2, 2, 3, 32, 32) for sample in samples)
-    assert sorted(video.name for video in videos.broken) == ["noise.mp4", "single.avi"]
-    reports = sorted(record.getMessage() for record in caplog.records)
-    assert len(reports) == 2
-    assert "noise.mp4 cannot be read as a video" in reports[0]
-    assert "single.avi: a pair needs 2 frames, the video has 1" in reports[1]
+    videos = stream(folder, max_broken=0.5)
+    samples = [videos[position] for position in range(12)]
+    assert all(sample.frames.shape == (2, 2, 3, 32, 32) for sample in samples)
+    assert len({sample.frames.numpy().tobytes() for sample in samples}) == 12
+    assert sorted(videos.broken) == ["noise.mp4", "single.avi"]
+    assert "noise.mp4 cannot be read as a video" in videos.broken["noise.mp4"]
+    assert videos.broken["single.avi"] == "a pair needs 2 frames, the clip has 1."
+    for epoch in range(3):
+        of_epoch = collate(samples[4 * epoch : 4 * epoch + 4]).skipped
+        assert {skip.name for skip in of_epoch} == {"noise.mp4", "single.avi"}
 
 
-def test_stream_of_broken_videos_only_is_refused(tmp_path):
+def test_clip_of_one_frame_serves_still_pairs(tmp_path):
+    write_video(tmp_path / "single.avi", np.zeros((1, 40, 48, 3), np.uint8))
+    assert stream(tmp_path, still_share=1.0, still_gap=3)[0].frames.shape == (2, 2, 3, 32, 32)
+
+
+def test_stream_of_broken_clips_only_is_refused(tmp_path):
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).write_bytes(b"no video at all")
-    with pytest.raises(ValueError, match="none of the 2 videos can be read: the log names them and the reasons"):
+    with pytest.raises(
+        DatasetError, match=r"(?s)1 of 2 clips cannot be read, more than .*max_broken=0\.1 allows.*\.mp4: "
+    ):
         stream(tmp_path)[0]
+    with pytest.raises(DatasetError, match=r"2 of 2 clips cannot be read"):
+        stream(tmp_path, max_broken=0.9)[0]
+
+
+def test_stream_stops_when_too_many_clips_proved_broken_over_time(clips, tmp_path):
+    folder = make_clips(tmp_path, count=6)
+    for name in ("a.mp4", "clip3b.mp4"):
+        (tmp_path / name).write_bytes(b"no video at all")
+    videos = stream(folder, max_broken=0.125)  # one of eight may be
+    skipped = []
+    for position in range(17):
+        skipped += [skip.name for skip in videos[position].skipped]
+        if len(skipped) == 2:
+            break
+    assert sorted(skipped) == ["a.mp4", "clip3b.mp4"]  # told before the refusal
+    with pytest.raises(DatasetError, match="2 of 8 clips cannot be read"):
+        videos[position + 1]
+
+
+def test_frames_that_change_size_are_refused(clips, monkeypatch):
+    read = VideoPairs._read
+
+    def resized(self, number, clip, draws):
+        frames = read(self, number, clip, draws)
+        frames[max(frames)] = frames[max(frames)][:-1]
+        return frames
+
+    monkeypatch.setattr(VideoPairs, "_read", resized)
+    with pytest.raises(DatasetError, match=r"the frame size changes: \(40, 48\) at frame \d, \(39, 48\) at frame \d"):
+        stream(clips)[0]
+
+
+def test_missing_extra_stops_the_run_and_breaks_no_clip(clips, monkeypatch):
+    def missing():
+        raise ImportError('the reader "pyav" needs PyAV')
+
+    monkeypatch.setattr("siammae.frames.pyav_reader.load", missing)
+    with pytest.raises(ImportError, match="needs PyAV"):
+        stream(clips, reader="pyav")

@@ -17,7 +17,7 @@ from siammae.model import SiamMAE
 from siammae.pretraining import pretrain, trainer
 from siammae.pretraining import step as training_step
 from siammae.pretraining.checkpoint import state_files
-from siammae.pretraining.pairs import find_videos
+from siammae.pretraining.sources import find_clips
 from siammae.pretraining.stopping import STOP_SIGNALS
 from siammae.vit import set_recompute
 from tests.helpers import tiny_config, tiny_model
@@ -374,7 +374,7 @@ def test_pretrain_with_clipped_gradients_makes_other_steps_only_where_they_are_l
 
 def test_pretrain_from_given_weights_begins_with_them_and_drops_their_whitening(whole, clips, tmp_path):
     given = SiamMAE.from_pretrained(whole / "model")
-    given.fit_whitening([frame for clip in find_videos(clips) for frame in read_frames(clip)])
+    given.fit_whitening([frame for clip in find_clips(clips) for frame in read_frames(clip.path)])
     init = str(given.save_pretrained(tmp_path / "init"))
     folder = pretrain(run_config(clips, tmp_path / "run", init=init, base_lr=0.0), max_steps=1)
     trained = SiamMAE.from_pretrained(folder)

@@ -1,0 +1,137 @@
+"""Chosen frames of one file by their numbers, in one pass: through OpenCV, PyAV or torchcodec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siammae.frames.files import IMAGE_SUFFIXES, PathLike, VideoEndError, decode_video, open_video, read_image
+
+Backend: TypeAlias = Literal["opencv", "pyav", "torchcodec"]
+
+
+class FrameReader(Protocol):
+    """An open file. Frame n is the n-th that decodes, counted from 0 and in the order of display, for every reader.
+
+    Attributes:
+        frame_count: what the header says, which may be more than there are; 0 where it says nothing.
+        frame_rate: frames per second by the header, 0 where it says nothing.
+    """
+
+    @property
+    def frame_count(self) -> int: ...  # noqa: D102 -- described above
+
+    @property
+    def frame_rate(self) -> float: ...  # noqa: D102
+
+    def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield frames with their numbers.
+
+        Args:
+            numbers: which ones, rising.
+
+        Raises:
+            VideoEndError: the video is whole, but ends before one of them.
+            VideoReadError: a frame does not decode, or the file breaks off before it.
+        """
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+def open_reader(path: PathLike, backend: Backend = "opencv") -> FrameReader:
+    """Open a video or an image.
+
+    All backends give the same frames for the same numbers; pixels differ by the few levels that their conversions to
+    RGB do. OpenCV decodes from the beginning up to the last frame asked for; PyAV seeks where the file's timestamps
+    prove where it landed; torchcodec scans the file for its index first.
+
+    Args:
+        path: a video file, or an image, which is a video of one frame.
+        backend: what decodes videos.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        VideoReadError: the file cannot be opened as a video.
+        ImportError: the backend is not installed, or cannot load.
+        ValueError: there is no such backend.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: it must be a video or an image.")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return _ImageReader(path)
+    if backend == "pyav":
+        from siammae.frames.pyav_reader import PyAVReader
+
+        return PyAVReader(path)
+    if backend == "torchcodec":
+        from siammae.frames.torchcodec_reader import TorchcodecReader
+
+        return TorchcodecReader(path)
+    if backend != "opencv":
+        raise ValueError(f"reader is {backend!r}: it must be 'opencv', 'pyav' or 'torchcodec'.")
+    return _OpenCVReader(path)
+
+
+def require_reader(backend: Backend) -> None:
+    """Check that a backend can be used, before anything is opened.
+
+    Raises:
+        ImportError: it is not installed, or cannot load; the message says what to install.
+    """
+    if backend == "pyav":
+        from siammae.frames import pyav_reader
+
+        pyav_reader.load()
+    if backend == "torchcodec":
+        from siammae.frames import torchcodec_reader
+
+        torchcodec_reader.load()
+
+
+class _OpenCVReader:
+    """Decodes from the beginning: OpenCV's own seeking lands on wrong frames where a container has dropped some."""
+
+    def __init__(self, path: Path) -> None:
+        import cv2
+
+        self._path, self._capture = path, open_video(path)
+        self._fresh = True  # nothing was decoded yet
+        self.frame_count = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.frame_rate = rate if 0 < rate < float("inf") else 0.0
+
+    def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        if not self._fresh:
+            self.close()
+            self._capture = open_video(self._path)
+        self._fresh = False
+        taken = yield from decode_video(self._capture, self._path, numbers)
+        if numbers and taken <= numbers[-1]:
+            raise VideoEndError(taken)
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+class _ImageReader:
+    """An image as a video of one frame."""
+
+    frame_count, frame_rate = 1, 0.0
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        if numbers and numbers[0] == 0:
+            yield 0, read_image(self._path, 0)
+        if numbers and numbers[-1] > 0:
+            raise VideoEndError(1)
+
+    def close(self) -> None:
+        """An image is closed as soon as it is read."""

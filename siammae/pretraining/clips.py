@@ -1,0 +1,35 @@
+"""A clip: what one training sample is drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+
+class Skipped(NamedTuple):
+    """A clip that could not be read."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """What one sample is drawn from.
+
+    Attributes:
+        name: unique in its source, and the same wherever the source lies; a part of a file is ``a.mp4@1.5-3``.
+        path: the file.
+        kind: what the file is.
+        start: where the clip begins in a video, in seconds; None = with the file.
+        stop: where it ends, in seconds, exclusive; None = with the file.
+        offset: where it begins in a shard, in bytes.
+    """
+
+    name: str
+    path: Path
+    kind: Literal["video", "image", "shard"] = "video"
+    start: float | None = None
+    stop: float | None = None
+    offset: int = 0
