@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from siammae.errors import DatasetError
+from siammae.errors import DatasetError, WorkerError
+from siammae.pretraining import pretrain
 from siammae.pretraining.broken import BrokenClips
 from siammae.pretraining.clips import Skipped
 from siammae.pretraining.crops import collate
 from siammae.pretraining.pairs import VideoPairs
 from siammae.pretraining.sources import find_clips
-from tests.pretraining.runs import make_clips, run_config
+from tests.pretraining.runs import make_clips, read_log, run_config, saved_step
+from tests.pretraining.together import run_together
 from tests.videos import encode, numbered, sound
 
 BROKEN = {"cut.mp4", "cut-in-half.mp4", "empty.mp4", "text.mp4", "sound.mp4", "one-frame.mp4"}
@@ -106,3 +108,27 @@ def test_broken_clips_of_a_new_sitting_begins_a_new_report(tmp_path):
     BrokenClips(9, 0.5, report).add([Skipped("a", "why")])
     BrokenClips(9, 0.5, report).add([])
     assert not report.exists()
+
+
+def test_run_over_a_corpus_with_broken_files_completes_and_reports_them(corpus, tmp_path):
+    config = run_config(corpus, tmp_path, max_broken=0.4, epochs=2, batch_size=6)
+    pretrain(config, device="cpu")
+    assert {line.split("\t")[0] for line in (tmp_path / "broken.txt").read_text().splitlines()} == BROKEN
+
+
+def test_run_of_two_processes_over_a_corpus_with_broken_files_reports_those_of_both(corpus, tmp_path):
+    config = run_config(corpus, tmp_path / "two", max_broken=0.4, epochs=2, batch_size=12)
+    assert run_together([config, config]) == [str(tmp_path / "two" / "model")] * 2
+    assert {line.split("\t")[0] for line in (tmp_path / "two" / "broken.txt").read_text().splitlines()} == BROKEN
+    pretrain(config.replace(output_dir=str(tmp_path / "one")), device="cpu")
+    losses = [[line["loss"] for line in read_log(tmp_path / name)] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_run_with_too_many_broken_files_stops_with_their_names_and_its_state_saved(corpus, tmp_path, processes):
+    config = run_config(corpus, tmp_path, max_broken=0.05, epochs=50, batch_size=4)
+    given = run_together([config] * processes)
+    assert any(isinstance(error, DatasetError) and "max_broken=0.05" in str(error) for error in given)
+    assert all(isinstance(error, DatasetError | WorkerError) for error in given)
+    assert saved_step(tmp_path) is not None
