@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,9 @@ class Journal:
         for logger in self._loggers:
             logger.log(step, values)
 
-    def restart_clock(self) -> None:
-        """Leave out of the speed what has happened since the last line, such as saving and scoring."""
-        self._since, self._waited = time.perf_counter(), 0.0
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave out of the speed what happens inside, such as saving and scoring."""
+        started = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - started

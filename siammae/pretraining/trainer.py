@@ -149,20 +149,19 @@ def _save(
 ) -> Path:
     """Save the state and the network as it is now, and let the first process know all broken clips."""
     journal.flush()  # nothing unchecked is ever saved
-    seen = team.gather(list(broken.reasons.items()))
-    if team.rank == 0:
-        broken.learn(pair for pairs in seen for pair in pairs)
     output, wanted = Path(config.output_dir), team.rank == 0 or config.parallel == "fsdp"
-    parts, copies = (learner.state(), learner.copies()) if wanted else ({}, {})
+    with journal.aside():
+        seen = team.gather(list(broken.reasons.items()))
+        parts, copies = (learner.state(), learner.copies()) if wanted else ({}, {})
 
-    def write() -> None:
-        if team.rank == 0:
-            save_state(config, parts, step)
-            for name, model in copies.items():
-                model.save_pretrained(output / name)
+        def write() -> None:
+            if team.rank == 0:
+                broken.learn(pair for pairs in seen for pair in pairs)
+                save_state(config, parts, step)
+                for name, model in copies.items():
+                    model.save_pretrained(output / name)
 
-    team.together(write)
-    journal.restart_clock()
+        team.together(write)
     return output / MODEL_FOLDER
 
 

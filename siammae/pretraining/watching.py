@@ -50,12 +50,12 @@ class Watch:
         scoring = config.probe is not None and step % config.probe_every == 0
         if not drawing and not scoring:
             return
-        copies = learner.copies()
-        if drawing and self._ranks.rank == 0:
-            self._draw(step, copies["model"])
-        if scoring:
-            self._score(step, copies.get("model_ema", copies["model"]))
-        self._journal.restart_clock()
+        with self._journal.aside():
+            copies = learner.copies()
+            if drawing and self._ranks.rank == 0:
+                self._draw(step, copies["model"])
+            if scoring:
+                self._score(step, copies.get("model_ema", copies["model"]))
 
     def _draw(self, step: int, model: SiamMAE) -> None:
         """Draw what the copy predicts of a few pairs that are the same all the time, under the same masks."""
