@@ -38,8 +38,9 @@ class Pairs(NamedTuple):
 
 def collate(parts: Sequence[Pairs]) -> Pairs:
     """Join pairs to a batch."""
-    frames, places, skipped = zip(*parts, strict=True)
-    return Pairs(torch.cat(frames), torch.cat(places), tuple(one for some in skipped for one in some))
+    # NumPy copies in one thread: torch.cat of two pairs took 5 ms in two threads instead of 0.03 (AMD EPYC, 2 cores).
+    frames, places = (torch.from_numpy(np.concatenate([part[field].numpy() for part in parts])) for field in (0, 1))
+    return Pairs(frames, places, tuple(one for part in parts for one in part.skipped))
 
 
 def draw_crop(
