@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import cv2
+import torch
 from interleaved import headline
 
 from siammae import ModelConfig, PretrainConfig
@@ -74,7 +75,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2, help="pairs of a clip (%(default)s)")
     parser.add_argument("--gpu-pairs-per-second", type=float, nargs="+", default=[500, 2000])
     args = parser.parse_args()
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # as in each of several workers
+    torch.set_num_threads(1)
     print(headline() + "\n")
     everything = find_clips(args.clips)
     clips = everything[:: max(1, len(everything) // args.count)][: args.count]

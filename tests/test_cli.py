@@ -318,7 +318,8 @@ def test_command_line_when_it_is_malformed_exits_with_2(argv, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "propagate", "track", "extract", "evaluate davis", "sweep", "models", "pretrain", "info"]
+    "command",
+    ["demo", "propagate", "track", "extract", "evaluate davis", "sweep", "shard", "models", "pretrain", "info"],
 )
 def test_help_of_every_command_is_printed(command, capsys):
     with pytest.raises(SystemExit) as stop:

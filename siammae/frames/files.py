@@ -60,12 +60,13 @@ def decode_image(source: Path | BinaryIO, name: str, index: int) -> NDArray[np.u
         raise VideoReadError(f"{name} cannot be read as an image: {error}", frame_index=index) from error
 
 
-def open_video(path: Path, *, packets: bool = False) -> cv2.VideoCapture:
-    """Open a video file for decoding, or for its undecoded packets."""
+def open_video(path: Path, *, packets: bool = False, threads: int | None = None) -> cv2.VideoCapture:
+    """Open a video file for decoding, or for its undecoded packets; ``threads`` decode, None = as FFmpeg likes."""
     import cv2
 
     # Absolute, or FFmpeg would take "a:b.mp4" for a protocol. Format -1 hands out packets undecoded.
     options = [cv2.CAP_PROP_FORMAT, -1] if packets else []
+    options += [cv2.CAP_PROP_N_THREADS, threads] if threads else []
     capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, options)
     text = int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"ansi")  # FFmpeg draws .txt files
     if text or not capture.isOpened():

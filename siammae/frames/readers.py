@@ -95,12 +95,16 @@ def require_reader(backend: Backend) -> None:
 
 
 class _OpenCVReader:
-    """Decodes from the beginning: OpenCV's own seeking lands on wrong frames where a container has dropped some."""
+    """Decodes from the beginning: OpenCV's own seeking lands on wrong frames where a container has dropped some.
+
+    One thread: readers work side by side, and it takes 20 to 25 % less CPU time than FFmpeg's choice (MPEG-4 at 320x240
+    and H.264 at 340x256, AMD EPYC, 2 cores).
+    """
 
     def __init__(self, path: Path) -> None:
         import cv2
 
-        self._path, self._capture = path, open_video(path)
+        self._path, self._capture = path, open_video(path, threads=1)
         self._fresh = True  # nothing was decoded yet
         self.frame_count = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
@@ -109,7 +113,7 @@ class _OpenCVReader:
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         if not self._fresh:
             self.close()
-            self._capture = open_video(self._path)
+            self._capture = open_video(self._path, threads=1)
         self._fresh = False
         taken = yield from decode_video(self._capture, self._path, numbers)
         if numbers and taken <= numbers[-1]:

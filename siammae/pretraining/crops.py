@@ -39,8 +39,11 @@ class Pairs(NamedTuple):
 
 def collate(parts: Sequence[Pairs]) -> Pairs:
     """Join pairs to a batch."""
-    frames, places, skipped = zip(*parts, strict=True)
-    return Pairs(torch.cat(frames), torch.cat(places), tuple(one for some in skipped for one in some))
+    # NumPy copies in one thread: torch.cat of two pairs took 5 ms in two threads instead of 0.03 (AMD EPYC, 2 cores).
+    frames = np.concatenate([part.frames.numpy() for part in parts])
+    places = np.concatenate([part.places.numpy() for part in parts])
+    skipped = tuple(one for part in parts for one in part.skipped)
+    return Pairs(torch.from_numpy(frames), torch.from_numpy(places), skipped)
 
 
 def draw_crop(
