@@ -48,7 +48,7 @@ def encode(model: SiamMAE, pixels: Tensor) -> Tensor:
 
 def by_route(model: SiamMAE, pixels: Tensor, route: str) -> Callable[[], Tensor]:
     def run() -> Tensor:
-        chosen, quickening.product_route = quickening.product_route, lambda: route
+        chosen, quickening.product_route = quickening.product_route, lambda dtype: route
         try:
             return encode(model, pixels)
         finally:
@@ -87,7 +87,8 @@ def compare(name: str, size: tuple[int, int], repeats: int, *, onnx: bool) -> li
         "plain (DINO)": lambda: plain_forward(model, pixels),
         "siammae, linear layers": by_route(model, pixels, "linear"),
         "siammae, oneDNN": by_route(model, pixels, "onednn"),
-        "siammae, bfloat16": lambda: encode(rounded, pixels),
+        "siammae, bfloat16, linear layers": by_route(rounded, pixels, "linear"),
+        "siammae, bfloat16, oneDNN": by_route(rounded, pixels, "onednn"),
     }
     exact = plain_forward(model, pixels)
     notes = {run: _agreement(runs[run](), exact) for run in runs}
@@ -117,7 +118,8 @@ def main() -> None:
     parser.add_argument("--onnx", action="store_true")
     args = parser.parse_args()
     print(headline())
-    print(f"float32 products on this machine: {quickening.product_route()}\n")
+    routes = quickening.product_route(), quickening.product_route(torch.bfloat16)
+    print(f"siammae takes here: {routes[0]} in float32, {routes[1]} in bfloat16\n")
     print("| network, frame | way | ms | times faster | relative error | mean cosine | least cosine |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name in args.cases:

@@ -17,7 +17,7 @@ from tests.helpers import moving_square, ramp_weights, tiny_model
 
 @pytest.fixture(params=["linear", "onednn"])
 def route(request, monkeypatch):
-    monkeypatch.setattr(quickening, "product_route", lambda: request.param)
+    monkeypatch.setattr(quickening, "product_route", lambda dtype: request.param)
     return request.param
 
 
@@ -77,9 +77,7 @@ def test_quick_mlp_equals_timms(route, options):
         torch.testing.assert_close(quick(x), plain(x), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("hardware", [True, False])
-def test_quick_layers_in_bfloat16_equal_the_ordinary_ones_to_its_rounding(route, monkeypatch, hardware):
-    monkeypatch.setattr(quickening, "multiplies_bfloat16", lambda: hardware)
+def test_quick_layers_in_bfloat16_equal_the_ordinary_ones_to_its_rounding(route):
     plain = ramp_weights(nn.Sequential(nn.Linear(24, 24), Attention(24, num_heads=3), Mlp(24, 33))).bfloat16()
     quick = copy.deepcopy(plain)
     quicken(quick)
@@ -137,25 +135,37 @@ def test_quicken_leaves_tensors_names_and_other_classes_alone():
 
 
 @pytest.mark.parametrize(
-    ("cpuinfo", "processor", "route"),
+    ("cpuinfo", "processor", "routes"),
     [
-        ("processor: 0\nvendor_id\t: AuthenticAMD\n", "", "onednn"),
-        ("processor: 0\nvendor_id\t: GenuineIntel\nmodel name: AMD-like\n", "", "linear"),
-        ("CPU implementer: 0x41\n", "", "linear"),
-        (None, "AMD64 Family 26 Model 2, AuthenticAMD", "onednn"),
-        (None, "AMD64 Family 6 Model 143, GenuineIntel", "linear"),
-        (None, "arm", "linear"),
+        ("processor: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\n", "", ("onednn", "onednn")),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\n\nvendor_id\t: AuthenticAMD\n", "", ("linear", "onednn")),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: ?\n", "", ("linear", "onednn")),
+        ("vendor_id\t: GenuineIntel\ncpu family: 26\nmodel name: AMD-like\n", "", ("linear", "linear")),
+        ("CPU implementer: 0x41\n", "", ("linear", "linear")),
+        (None, "AMD64 Family 26 Model 2, AuthenticAMD", ("onednn", "onednn")),
+        (None, "AMD64 Family 25 Model 2, AuthenticAMD", ("linear", "onednn")),
+        (None, "AMD64 Family 6 Model 143, GenuineIntel", ("linear", "linear")),
+        (None, "arm", ("linear", "linear")),
     ],
 )
-def test_product_route_is_onednn_on_amd_only(tmp_path, monkeypatch, cpuinfo, processor, route):
+def test_product_route_is_onednn_on_amd_only(tmp_path, monkeypatch, cpuinfo, processor, routes):
     if cpuinfo is not None:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
     monkeypatch.setattr(quickening.platform, "processor", lambda: processor)
-    vendor = quickening._vendor(tmp_path / "cpuinfo")
-    monkeypatch.setattr(quickening, "_vendor", lambda: vendor)
-    assert product_route.__wrapped__() == route
+    monkeypatch.setattr(quickening, "multiplies_bfloat16", lambda: True)
+    make = quickening._make(tmp_path / "cpuinfo")
+    monkeypatch.setattr(quickening, "_make", lambda: make)
+    route = product_route.__wrapped__
+    assert (route(torch.float32), route(torch.bfloat16)) == routes
+    assert route(torch.float16) == "linear"
     monkeypatch.setattr(onednn, "available", lambda: False)
-    assert product_route.__wrapped__() == "linear"
+    assert (route(torch.float32), route(torch.bfloat16)) == ("linear", "linear")
+
+
+def test_product_route_is_linear_where_bfloat16_is_emulated(monkeypatch):
+    monkeypatch.setattr(quickening, "multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(quickening, "_make", lambda: ("AuthenticAMD", 25))
+    assert product_route.__wrapped__(torch.bfloat16) == "linear"
 
 
 @pytest.mark.parametrize("having", [(), ("_is_avx512_bf16_supported",), ("_is_amx_tile_supported",)], ids=str)

@@ -53,11 +53,14 @@ def _machine() -> list[str]:
 
 def _products() -> str:
     """Say how matrices are multiplied on the CPU."""
+    import torch
+
     from siammae.quickening import multiplies_bfloat16, product_route
 
     routes = {"linear": "by PyTorch's linear layers", "onednn": "by oneDNN"}
     bfloat16 = "multiplied" if multiplies_bfloat16() else "only emulated, slower than float32"
-    return f"float32 {routes[product_route()]}; bfloat16 is {bfloat16} by this CPU"
+    route = routes[product_route(torch.bfloat16)]
+    return f"float32 {routes[product_route()]}; bfloat16 {route}, {bfloat16} by this CPU"
 
 
 def _checkpoint(model: SiamMAE, name: str) -> list[str]:

@@ -82,7 +82,7 @@ class PretrainConfig(Settings):
         parallel: how several processes share the work: ``"ddp"`` = each holds all weights; ``"fsdp"`` = each holds a
             part of them (FSDP2), for ViT-L and larger.
         reader: decodes videos: ``"opencv"``, ``"pyav"`` or ``"torchcodec"`` (extras of these names).
-        max_broken: part of the clips that may be unreadable, in [0, 1); more stop the run.
+        max_broken: part of the clips that may be unreadable, in [0, 1); more stop the run. Above 0 one may always be.
         workers: processes that read ahead, for each training process; 0 reads in the training process.
         checkpoint_every: optimiser steps between saved states.
         keep_states: saved states that are kept, the latest; an older one helps where the latest is damaged.

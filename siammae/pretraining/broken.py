@@ -64,12 +64,13 @@ def check_share(reasons: dict[str, str], total: int, max_broken: float) -> None:
     Args:
         reasons: why each broken clip could not be read, by its name.
         total: number of all clips.
-        max_broken: part of them that may be broken.
+        max_broken: part of them that may be broken; above 0 it allows one at least, of a few clips, but never all.
 
     Raises:
         DatasetError: there are more; the message names some of them.
     """
-    if len(reasons) <= max_broken * total:
+    allowed = min(max(1.0, max_broken * total), total - 1) if max_broken else 0
+    if len(reasons) <= allowed:
         return
     some = "".join(f"\n  {name}: {reason}" for name, reason in list(reasons.items())[:_NAMED])
     more = f"\n  and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""

@@ -97,6 +97,27 @@ def test_broken_clips_counts_each_once_and_stops_at_too_many(tmp_path, caplog):
     assert (tmp_path / "broken.txt").read_text() == "a.mp4\ttwo lines\nb.mp4\tgone\nc.mp4\twhy\n"
 
 
+@pytest.mark.parametrize(
+    ("broken", "total", "max_broken", "stops"),
+    [
+        (1, 4, 0.1, False),
+        (2, 4, 0.1, True),
+        (1, 4, 0.0, True),
+        (1, 1, 0.1, True),
+        (2, 20, 0.1, False),
+        (2, 3, 0.9, False),
+    ],
+)
+def test_one_broken_clip_of_a_few_does_not_stop_a_run_that_allows_any(broken, total, max_broken, stops):
+    tally = BrokenClips(total, max_broken)
+    skipped = [Skipped(str(index), "why") for index in range(broken)]
+    if stops:
+        with pytest.raises(DatasetError, match=f"{broken} of {total} clips cannot be read"):
+            tally.add(skipped)
+    else:
+        tally.add(skipped)
+
+
 def test_broken_clips_names_a_few_of_many():
     tally = BrokenClips(20, 0.0)
     with pytest.raises(DatasetError, match=r"(?s)9 of 20 clips.*\n  4: why\n  and 4 more$"):
