@@ -178,12 +178,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
     parser.add_argument("--plot", type=Path, help="also time growing sizes and draw them to this PNG")
+    parser.add_argument("--plot-only", action="store_true", help="only that")
     args = parser.parse_args()
     torch.set_grad_enabled(False)
     cases = [case for case in CASES if not args.quick or case.grid == (30, 55)]
     repeats = 3 if args.quick else args.repeats
     print(headline())
-    for peer in ("DINO", "videowalk"):
+    for peer in () if args.plot_only else ("DINO", "videowalk"):
         table([*cases, *([] if args.quick else VARIANTS)], args.backends, peer, repeats, not args.no_memory)
     if args.plot:
         fast = [name for name in args.backends if name != "reference"] or args.backends  # its line would hide theirs

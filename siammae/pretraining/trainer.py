@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -67,6 +68,7 @@ def pretrain(
         FloatingPointError: the loss is no longer finite.
         KeyboardInterrupt: a signal stopped the run; its state is saved.
         WorkerError: another of several processes failed.
+        DatasetError: too many clips are broken, or ``config.probe`` is not in DAVIS's layout.
         ImportError: a reader or logger is not installed.
     """
     target = _pick_device(device)
@@ -83,9 +85,7 @@ def pretrain(
             team.together(lambda: learner.restore(state))
         total = total_steps(config, len(clips))
         stop = total if max_steps is None else min(total, start + max_steps)
-        if team.rank == 0:
-            claim_videos(config.output_dir, clips, resume=resume)
-            cut_log(config.output_dir, start)
+        team.together(lambda: _take_over(config, clips, resume, start) if team.rank == 0 else None)
         return _train(config, clips, learner, range(start, stop), total, team, progress=progress and team.rank == 0)
 
 
@@ -107,9 +107,11 @@ def _train(
     report = None if team.rank else Path(config.output_dir) / BROKEN_FILE
     broken = BrokenClips(len(clips), config.max_broken, report)
     bar = tqdm(total=total, initial=steps.start, desc="pretrain", disable=not progress)
-    with StopRequest() as request, bar:
+    with ExitStack() as closing, StopRequest() as request, bar:
+        for logger in loggers:
+            closing.callback(logger.close)
         journal = Journal(config, team, bar, loggers)
-        watch = Watch(config, team, stream, journal, loggers)
+        watch = team.together(lambda: Watch(config, team, stream, journal, loggers))
         batches = read_batches(stream, config, team, steps, learner.device, journal.waited)
         for step in steps:
             pairs, error = _next(batches, broken)
@@ -123,8 +125,6 @@ def _train(
                 _save(config, learner, done, team, journal, broken)
             watch.look(done, learner)
         exported = _save(config, learner, done, team, journal, broken)
-    for logger in loggers:
-        logger.close()
     if said == _FAILED:
         team.raise_all(error)
     if said == _STOP:
@@ -173,6 +173,12 @@ def _pick_device(device: torch.device | str | None) -> torch.device:
             target = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         torch.cuda.set_device(target)
     return target
+
+
+def _take_over(config: PretrainConfig, clips: Sequence[Clip], resume: PathLike | None, start: int) -> None:
+    """Write down what this sitting trains on, from which step."""
+    claim_videos(config.output_dir, clips, resume=resume)
+    cut_log(config.output_dir, start)
 
 
 def _resumed_folder(config: PretrainConfig, resume: PathLike | None) -> PathLike | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from siammae.config import PretrainConfig, PropagationConfig
 from siammae.evaluation import evaluate_davis
+from siammae.evaluation.comparison import make_benchmark
 from siammae.frames import write_image
 from siammae.model import SiamMAE
 from siammae.pretraining.journal import Journal
@@ -34,6 +35,9 @@ class Watch:
         stream: gives the pairs of the pictures: always the same, the first ones of the run.
         journal: gets the scores.
         loggers: get the pictures, besides ``output_dir/pictures``.
+
+    Raises:
+        DatasetError: ``config.probe`` is not in DAVIS's layout.
     """
 
     def __init__(
@@ -42,6 +46,8 @@ class Watch:
         self._config, self._ranks, self._stream = config, ranks, stream
         self._journal, self._loggers = journal, loggers
         self._pairs: Tensor | None = None
+        if config.probe is not None:  # refused now, and not after hours
+            make_benchmark("davis", config.probe, year=config.probe_year, split=config.probe_split)
 
     def look(self, step: int, learner: Learner) -> None:
         """Look at the network after ``step`` steps, where it is time."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siammae.errors import DatasetError
 from siammae.pretraining import pretrain
 from tests.evaluation.toy import write_davis
 from tests.pretraining.runs import make_clips, read_log, run_config, same_weights
@@ -82,3 +83,9 @@ def test_pretrain_with_a_logger_that_is_missing_says_how_to_get_it(clips, tmp_pa
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if name == "tensorboard" else name, None)
     with pytest.raises(ImportError, match=f'loggers has "{name}", which is not installed: pip install {hint}'):
         pretrain(run_config(clips, tmp_path, loggers=(name,)), device="cpu")
+
+
+def test_pretrain_with_a_probe_that_is_not_there_is_refused_before_the_first_step(clips, tmp_path):
+    with pytest.raises(DatasetError, match="DAVIS-2017 is expected as"):
+        pretrain(run_config(clips, tmp_path / "run", probe=tmp_path / "missing"), device="cpu")
+    assert not (tmp_path / "run" / "states").exists()
