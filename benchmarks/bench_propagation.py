@@ -118,7 +118,8 @@ def main() -> None:
     halved = copy.deepcopy(model).to(torch.bfloat16)
     for name in args.backends:
         runs[name] = lambda name=name: our_pipeline(model, frames, mask, config, name)
-    runs["first of these, bfloat16"] = lambda: our_pipeline(halved, frames, mask, config, args.backends[0])
+    first = args.backends[0]
+    runs[f"{first}, encoder in bfloat16"] = lambda: our_pipeline(halved, frames, mask, config, first)
     print(headline())
     results = {name: run() for name, run in runs.items()}
     seconds = medians(runs, repeats)

@@ -193,7 +193,9 @@ def _prepare_output(config: PretrainConfig, resume: PathLike | None, clips: Sequ
     output = Path(config.output_dir)
     goes_on = resume is not None and Path(resume).resolve() == output.resolve()
     if not goes_on and state_files(output):
-        raise ValueError(f"{output} holds a run already: pass resume={str(output)!r} to go on, or another output_dir.")
+        raise ValueError(
+            f"{output} holds a run already: pass resume={str(output)!r} to go on, or another output_dir (--resume, -o)."
+        )
     seen = team.gather([clip.name for clip in clips])
     if any(names != seen[0] for names in seen):
         raise ValueError(
