@@ -32,16 +32,21 @@ def start(config, *, environment=None, **options):
     return process, results
 
 
-def run_together(configs, **options):
-    """Run one process for each configuration, as torchrun would; returns what each gave: its folder or its error."""
+def start_together(configs, **options):
+    """Begin one process for each configuration, with the environment that torchrun gives them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(configs))}
-    runs = [
+    return [
         start(config, environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, **options)
         for rank, config in enumerate(configs)
     ]
+
+
+def run_together(configs, **options):
+    """Run one process for each configuration; returns what each gave: its folder or its error."""
+    runs = start_together(configs, **options)
     given = [results.get(timeout=120)[1] for _, results in runs]
     for process, _ in runs:
         process.join(60)
