@@ -58,6 +58,15 @@ def test_two_processes_make_the_run_of_one(clips, alone, tmp_path, parallel):
     assert SiamMAE.from_pretrained(tmp_path / "model_ema").config == config.model
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_two_processes_in_half_precision_make_the_run_of_one_to_its_rounding(clips, tmp_path, precision):
+    fields = {**FIELDS, "precision": precision}
+    pretrain(run_config(clips, tmp_path / "alone", **fields), device="cpu")
+    config = run_config(clips, tmp_path / "two", **fields, parallel="fsdp")
+    run_together([config, config])
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "alone"), rel=1e-3)
+
+
 def test_accumulated_parts_make_the_step_of_the_whole(clips, alone, tmp_path):
     pretrain(run_config(clips, tmp_path, **FIELDS, accumulate=2), device="cpu")
     assert_same_run(tmp_path, alone)
