@@ -97,4 +97,9 @@ def test_readme_pictures_and_links_exist():
     text = (ROOT / "README.md").read_text()
     targets = [part.split(")")[0] for part in text.split("](")[1:]]
     assert targets
-    assert all((ROOT / target).exists() for target in targets if not target.startswith("http"))
+    for target in (target for target in targets if not target.startswith("http")):
+        path, _, heading = target.partition("#")
+        assert (ROOT / path).exists(), target
+        if heading:
+            lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+            assert heading in [line.lstrip("# ").lower().replace(" ", "-") for line in lines if line.startswith("#")]
