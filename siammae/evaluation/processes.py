@@ -69,7 +69,7 @@ def map_in_processes(
             ) from error
         finally:
             stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # and wait: they are still cleaning up
     return {video.name: results[video.name] for video in videos}
 
 
