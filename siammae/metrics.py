@@ -72,7 +72,8 @@ def boundary_measure(
         raise ValueError(f"tolerance is {tolerance}: it must be finite and at least 0.")
     prediction, truth = _checked_masks(prediction, truth, void)
     radius = tolerance if tolerance >= 1 else math.ceil(tolerance * math.hypot(*truth.shape))
-    found, wanted = _contour(prediction), _contour(truth)
+    around = _window(prediction | truth)  # beyond it there is no contour, and none of what is counted
+    found, wanted = _contour(prediction[around]), _contour(truth[around])
     if not (found.any() and wanted.any()):
         return float(found.any() == wanted.any())
     precision = np.count_nonzero(found & _dilate(wanted, radius)) / np.count_nonzero(found)
@@ -221,6 +222,15 @@ def _checked_masks(
         if mask.shape != truth.shape:
             raise ValueError(f"{name} is {mask.shape} but truth is {truth.shape}: scores need one size.")
     return (prediction, truth) if void is None else (prediction & ~void, truth & ~void)
+
+
+def _window(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Return the rows and columns that hold all of a mask and one pixel more on each side, where the image has it."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return slice(0), slice(0)
+    top, left = max(0, rows[0] - 1), max(0, columns[0] - 1)
+    return slice(top, rows[-1] + 2), slice(left, columns[-1] + 2)
 
 
 def _contour(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

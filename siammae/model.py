@@ -231,6 +231,7 @@ class SiamMAE(nn.Module):
         past_mask: str = "none",
         places: Tensor | None = None,
         match_temperature: float = 0.1,
+        placing: Tensor | None = None,
     ) -> PretrainOutput:
         """Predict the hidden patches of ``future`` from ``past``.
 
@@ -249,8 +250,10 @@ class SiamMAE(nn.Module):
                 ``"grid"`` = all but the top left one of every 2 x 2 patches. Hidden past patches are not encoded, so
                 the decoder looks at the visible ones only.
             places: where each future patch lies in the past frame, ``(B, h*w, 2)``, as ``siammae.loss.matching_loss``
-                takes it; NaN for pairs of which it is not known. None = no matching loss.
+                takes it; NaN where it is not known. None = no matching loss.
             match_temperature: of the matching loss.
+            placing: where each frame lies in the grid of positions, ``(B, 2, 2, 2)``: past and future, x and y, place
+                of the first patch and step to the next; for the encoder only. None = each fills the grid.
 
         Returns:
             The loss over the hidden future patches, the predicted patches (normalised as the loss sees them), the
@@ -276,7 +279,9 @@ class SiamMAE(nn.Module):
         seen = past_kept(noise[:, 0], past_mask, mask_ratio, grid)
         if places is not None and seen is not None:
             raise ValueError(f"places need the whole past frame, but past_mask is {past_mask!r}: it must be 'none'.")
-        past_tokens, future_tokens = self.encoder.embed(past), self.encoder.embed(future)
+        past_placing, future_placing = self._check_placing(placing, len(past))
+        past_tokens = self.encoder.embed(past, past_placing)
+        future_tokens = self.encoder.embed(future, future_placing)
         if seen is not None:
             seen = seen.to(self.device)
             past_tokens = _pick(past_tokens, seen)
@@ -298,9 +303,19 @@ class SiamMAE(nn.Module):
                 f"places are {tuple(places.shape)} for a grid of {grid} and a {self.config.encoder} encoder: they must "
                 "be (B, h*w, 2), the frames square and the encoder siamese."
             )
-        known = places.isfinite().flatten(1).all(dim=1)  # (B,)
+        known = places.isfinite().flatten(1).any(dim=1)  # (B,)
         future_latent = self.encoder(future_tokens[known])
         return matching_loss(past_latent[known, 1:], future_latent[:, 1:], places[known], temperature=temperature)
+
+    def _check_placing(self, placing: Tensor | None, batch: int) -> tuple[Tensor | None, Tensor | None]:
+        if placing is None:
+            return None, None
+        if placing.shape != (batch, 2, 2, 2) or self.config.position != "sincos":
+            raise ValueError(
+                f"placing is {tuple(placing.shape)} for {batch} pairs and {self.config.position} positions: it must be "
+                "(B, 2, 2, 2), and the positions sincos, which exist between whole numbers too."
+            )
+        return placing[:, 0], placing[:, 1]
 
     def _check_pair(self, past: Tensor, future: Tensor) -> tuple[int, int]:
         p = self.patch_size

@@ -36,17 +36,38 @@ def sincos_position(grid: tuple[int, int], dim: int, *, extent: int) -> Tensor:
     Source:
         MAE, util/pos_embed.py (which names the halves the other way round but fills them so).
     """
-    omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    y, x = ((torch.arange(n, dtype=torch.float64) + 0.5) * extent / n - 0.5 for n in grid)
+    return _sincos(x[None], y[None], dim)[0]
 
-    def encode(n: int) -> Tensor:
-        place = (torch.arange(n, dtype=torch.float64) + 0.5) * extent / n - 0.5
-        angle = place[:, None] * omega  # (n, dim/4)
-        return torch.cat([angle.sin(), angle.cos()], dim=1)  # (n, dim/2)
 
-    h, w = grid
-    x = encode(w)[None].expand(h, -1, -1)
-    y = encode(h)[:, None].expand(-1, w, -1)
-    return torch.cat([x, y], dim=2).reshape(h * w, dim).float()
+def placed_position(grid: tuple[int, int], dim: int, placing: Tensor) -> Tensor:
+    """Compute the sine-cosine position embedding of grids that each lie somewhere else.
+
+    Args:
+        grid: patches ``(h, w)``.
+        dim: width, a multiple of 4.
+        placing: ``(B, 2, 2)``: for x, then y, the place of the first patch and the step to the next.
+
+    Returns:
+        ``(B, h*w, dim)`` float32.
+    """
+    first, step = placing.double().unbind(-1)  # each (B, 2)
+    x, y = (
+        first[:, axis, None] + step[:, axis, None] * torch.arange(n, device=placing.device)
+        for axis, n in ((0, grid[1]), (1, grid[0]))
+    )
+    return _sincos(x, y, dim)
+
+
+def _sincos(x: Tensor, y: Tensor, dim: int) -> Tensor:
+    """Encode places ``(B, w)`` and ``(B, h)``, float64, as ``(B, h*w, dim)`` float32."""
+    omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64, device=x.device) / (dim // 4))
+    across, down = (
+        torch.cat([angle.sin(), angle.cos()], dim=2) for angle in (x[:, :, None] * omega, y[:, :, None] * omega)
+    )  # (B, w, dim/2) and (B, h, dim/2)
+    h, w = y.shape[1], x.shape[1]
+    both = [across[:, None].expand(-1, h, -1, -1), down[:, :, None].expand(-1, -1, w, -1)]
+    return torch.cat(both, dim=3).flatten(1, 2).float()
 
 
 def resample_position(table: Tensor, side: int, grid: tuple[int, int], *, offset: float = 0.0) -> Tensor:
@@ -135,11 +156,17 @@ class Encoder(nn.Module):
         table = self.pos_embed[:, -(side**2) :]
         return resample_position(table, side, grid, offset=self.config.position_offset)
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Turn normalised images ``(B, 3, H, W)`` into patch tokens ``(B, h*w, C)`` with their positions."""
+    def embed(self, images: Tensor, placing: Tensor | None = None) -> Tensor:
+        """Turn normalised images ``(B, 3, H, W)`` into patch tokens ``(B, h*w, C)`` with their positions.
+
+        ``placing`` puts each image somewhere else, see :func:`placed_position`; None = it fills the training grid.
+        """
         p = self.config.patch_size
+        grid = images.shape[-2] // p, images.shape[-1] // p
         tokens: Tensor = self.patch_embed(images)
-        return tokens + self.position((images.shape[-2] // p, images.shape[-1] // p)).to(tokens.dtype)
+        if placing is None:
+            return tokens + self.position(grid).to(tokens.dtype)
+        return tokens + placed_position(grid, self.config.embed_dim, placing).to(tokens.dtype)
 
     def forward(self, tokens: Tensor, *, layer: int = -1, norm: bool = True) -> Tensor:
         """Run the blocks over patch tokens.

@@ -337,3 +337,11 @@ def test_field_help_explains_every_field(settings):
 def test_pick_device_when_auto_finds_one():
     assert pick_device("auto") in ("cpu", "cuda", "mps")
     assert pick_device("cpu") == "cpu"
+
+
+def test_output_that_nobody_reads_to_its_end_stops_quietly():
+    command = [sys.executable, "-m", "siammae", "info", "--card"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141

@@ -41,8 +41,11 @@ def test_pretrain_with_a_preset_has_its_settings(settings, name):
 
 
 def test_pretrain_with_a_preset_and_options_has_both(settings):
-    config = settings("--preset", "cropmae-repo", "--size", "tiny", "--patch-size", 8, "--epochs", 10, "--no-compile")
-    assert (config.model.embed_dim, config.model.depth, config.model.num_heads) == VIT_SIZES["tiny"]
+    config = settings(
+        "--preset", "cropmae-repo", "--size", "tiny", "--depth", 6, "--patch-size", 8, "--epochs", 10, "--no-compile"
+    )
+    width, _, heads = VIT_SIZES["tiny"]
+    assert (config.model.embed_dim, config.model.depth, config.model.num_heads) == (width, 6, heads)
     assert (config.model.patch_size, config.model.decoder, config.epochs) == (8, "cropmae", 10)
     assert (config.base_lr, config.frame_gap) == (1e-4, (4, 47))
     preset = PretrainConfig.preset("siammae-k400-s8", videos="clips", output_dir="run")

@@ -95,6 +95,19 @@ def test_boundary_measure_on_any_masks_equals_pixel_loop(shape, tolerance):
         assert boundary_measure(prediction, truth, tolerance=tolerance, void=void) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("radius", [1, 3])
+def test_boundary_measure_of_small_masks_anywhere_equals_pixel_loop(radius):
+    nothing = np.zeros((11, 13), bool)
+    for top, left in ((0, 0), (0, 9), (8, 0), (8, 9), (4, 5), (1, 1), (7, 8)):
+        truth, prediction = nothing.copy(), nothing.copy()
+        truth[top : top + 3, left : left + 4] = True
+        prediction[top + 1 : top + 3, left : left + 3] = True
+        for shift in (0, 1, 4):
+            moved = np.roll(prediction, shift, axis=1)
+            expected = loop_f(moved, truth, nothing, radius)
+            assert boundary_measure(moved, truth, tolerance=radius) == pytest.approx(expected, abs=1e-12)
+
+
 def test_region_similarity_of_shifted_square_is_counted_by_hand():
     truth, prediction = np.zeros((6, 6), bool), np.zeros((6, 6), bool)
     truth[1:3, 1:3] = True

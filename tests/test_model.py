@@ -92,6 +92,31 @@ def test_forward_with_places_of_another_shape_or_a_joint_encoder_is_refused():
             model(frames, frames, places=torch.zeros(shape))
 
 
+def test_forward_with_a_placing_moves_the_encoders_positions_only():
+    model = tiny_model()
+    past, future = pair(2)
+    filling = torch.tensor([0.0, 1.0]).expand(2, 2, 2, 2)  # the first patch at 0, the next at 1: what is always so
+
+    def predict(placing):
+        return model(past, future, mask_ratio=0.5, noise=noise, placing=placing).prediction
+
+    noise = torch.rand(2, 2, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(predict(filling), predict(None), atol=1e-5, rtol=1e-5)
+    for frame in (0, 1):  # past and future each have a placing of their own
+        moved = filling.clone()
+        moved[1, frame, :, 0] += 1.5
+        one, other = predict(moved), predict(None)
+        torch.testing.assert_close(one[0], other[0], atol=1e-5, rtol=1e-5)
+        assert (one[1] - other[1]).abs().max() > 1e-3
+
+
+def test_forward_with_a_placing_that_does_not_fit_is_refused():
+    frames, _ = pair()
+    for model, shape in ((tiny_model(), (2, 2, 2)), (tiny_model(position="learned"), (2, 2, 2, 2))):
+        with pytest.raises(ValueError, match=r"placing is .*: it must be \(B, 2, 2, 2\), and the positions sincos"):
+            model(frames, frames, placing=torch.zeros(shape))
+
+
 def test_forward_of_uint8_and_float_pixels_agree():
     model = tiny_model()
     whole = model(*pair(), mask_ratio=0.75, generator=generator())

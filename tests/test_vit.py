@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from siammae.config import ModelConfig
-from siammae.vit import Encoder, set_fused_attention, sincos_position
+from siammae.vit import Encoder, placed_position, set_fused_attention, sincos_position
 from tests.helpers import ramp_weights, tiny_config, tiny_model
 
 TIMM_NAMES = {
@@ -74,6 +74,16 @@ def test_sincos_position_at_other_grid_is_stretched_over_the_training_extent(gri
         assert max(side) < extent - 0.5
     expected = [mae_position(y, x, dim) for y in places[0] for x in places[1]]
     torch.testing.assert_close(sincos_position(grid, dim, extent=extent), torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_placed_position_is_that_of_each_images_own_places():
+    grid, dim = (3, 4), 16
+    placing = torch.tensor([[[0.5, 0.25], [-0.5, 2.0]], [[4.0, 1.0], [0.0, 1.0]]])  # x, then y: first place and step
+    expected = [
+        [mae_position(y0 + i * dy, x0 + j * dx, dim) for i in range(3) for j in range(4)]
+        for (x0, dx), (y0, dy) in placing.tolist()
+    ]
+    torch.testing.assert_close(placed_position(grid, dim, placing), torch.tensor(expected), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("position", ["sincos", "learned"])

@@ -36,17 +36,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; None = those of the process.
 
     Returns:
-        0 = done, 1 = a mistake in the input, said in one line on stderr, 130 = stopped by Ctrl-C. Wrong options exit
-        with 2.
+        0 = done, 1 = a mistake in the input, said in one line on stderr, 130 = stopped by Ctrl-C, 141 = whoever read
+        the output, such as ``head``, wants no more of it. Wrong options exit with 2.
     """
     args = _parser().parse_args(argv)
     # PyTorch warns about missing drivers and the like; a user of the command can do nothing about them.
     warnings.filterwarnings("ignore")
     try:
-        return int(args.run(args))
+        return _run(args)
     except KeyboardInterrupt as stop:
         print(f"\nsiammae: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write goes nowhere, silently
+        return 141  # as the shell says of a program that SIGPIPE ended
     except (
         SiamMAEError,
         ValueError,
@@ -58,6 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"siammae {args.command}: error: {error}", file=sys.stderr)
         return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    code = int(args.run(args))
+    sys.stdout.flush()  # a closed pipe shows here, not when Python ends
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

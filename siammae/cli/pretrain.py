@@ -22,7 +22,7 @@ _EXAMPLES = """examples:
   torchrun --nproc-per-node 8 -m siammae pretrain shards/ -o run --preset siammae-k400 --auto-resume
   siammae propagate clip.mp4 --mask first.png -o masks --model run/model"""
 _DECODER_FIELDS = ("decoder", "decoder_dim", "decoder_depth", "decoder_heads", "norm_pix_loss")
-_MODEL_FIELDS = ("patch_size", "image_size", "encoder", *_DECODER_FIELDS)
+_MODEL_FIELDS = ("depth", "patch_size", "image_size", "encoder", *_DECODER_FIELDS)
 _CHOICES: dict[str, tuple[object, ...]] = {
     "encoder": ("siamese", "joint"),
     "decoder": ("cross-self", "cross", "joint", "cropmae"),
@@ -30,7 +30,8 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "probe_year": (2016, 2017),
 }
 # Their default None does not tell.
-_TYPES_OF_OPTIONAL = {"short_side": int, "clip_grad": float, "ema": float, "init": str, "probe": str}
+_TYPES_OF_OPTIONAL = {"short_side": int, "clip_grad": float, "ema": float, "init": str, "probe": str, "crop_size": int}
+_OPTIONAL_RANGES = ("position_step",)
 _METAVARS = {"init": "NAME", "probe": "DIR", "probe_split": "NAME"}
 
 
@@ -79,6 +80,8 @@ def _add_fields(group: Any, settings: type, names: tuple[str, ...] | list[str]) 
             options.update(nargs="+", choices=LOGGERS)
         elif isinstance(default, bool):
             options["action"] = argparse.BooleanOptionalAction
+        elif name in _OPTIONAL_RANGES:
+            options.update(nargs=2, type=float, metavar=("LEAST", "LARGEST"))
         elif isinstance(default, tuple):
             names_of_two = ("BETA1", "BETA2") if name == "betas" else ("LEAST", "LARGEST")
             options.update(nargs=2, type=type(default[0]), metavar=names_of_two)
@@ -126,10 +129,11 @@ def _new_config(args: argparse.Namespace) -> PretrainConfig:
 
 def _changed(config: PretrainConfig, args: argparse.Namespace) -> PretrainConfig:
     """Lay the options that were given over the settings."""
-    network = _given(args, ModelConfig)
-    if args.size is not None:
-        network |= dict(zip(("embed_dim", "depth", "num_heads"), VIT_SIZES[args.size], strict=True))
-    return config.replace(model=config.model.replace(**network), **_given(args, PretrainConfig))
+    shape = (
+        {} if args.size is None else dict(zip(("embed_dim", "depth", "num_heads"), VIT_SIZES[args.size], strict=True))
+    )
+    network = config.model.replace(**{**shape, **_given(args, ModelConfig)})
+    return config.replace(model=network, **_given(args, PretrainConfig))
 
 
 def _stored_config(args: argparse.Namespace) -> PretrainConfig:

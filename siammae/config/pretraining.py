@@ -49,6 +49,8 @@ class PretrainConfig(Settings):
             two frames by one crop (CropMAE's global-to-local pairs).
         still_scale: part of the past crop's area that the future crop of such a pair covers, least and largest.
         still_gap: the future crop of a still pair may come from a frame up to this many frames away.
+        still_flow: where the two frames of a still pair differ, follow what moved by optical flow (OpenCV's DIS): the
+            matching loss then learns from real motion, and leaves out what the flow cannot follow for sure.
         still_rotation: the future crop of a still pair is turned by up to this many degrees either way.
         color_jitter: strength in [0, 1) of random changes of brightness, contrast and colour, drawn for each of the
             two frames of a pair of its own.
@@ -57,6 +59,11 @@ class PretrainConfig(Settings):
         match_temperature: of the matching loss.
         init: weights to begin with, as for ``SiamMAE.from_pretrained``; their network must be ``model``'s. None =
             random weights.
+        crop_size: pixels on a side of a crop when it enters the network, a multiple of the patch size; None =
+            ``model.image_size``.
+        position_step: each crop gets a random part of the grid of positions of ``model.image_size``, with its patches
+            apart by a step drawn (log-uniformly) from this range for each axis, so that it may be smaller than what
+            the network is used on later. 1 = the grid's own step. None = a crop fills the grid.
         short_side: frames are shrunk to this short side when read; None keeps them.
         cache_mb: memory for decoded frames in each reading process, in MiB; 0 decodes anew for every sample.
         epochs: passes over the videos, each of which draws ``samples_per_video`` pairs from every one. Papers count
@@ -117,11 +124,14 @@ class PretrainConfig(Settings):
     still_share: float = 0.0
     still_scale: tuple[float, float] = (0.35, 1.0)
     still_gap: int = 0
+    still_flow: bool = False
     still_rotation: float = 0.0
     color_jitter: float = 0.0
     match_weight: float = 0.0
     match_temperature: float = 0.1
     init: str | None = None
+    crop_size: int | None = None
+    position_step: tuple[float, float] | None = None
     short_side: int | None = None
     cache_mb: int = 0
     epochs: int = 400
@@ -186,12 +196,31 @@ class PretrainConfig(Settings):
             check(getattr(self, field) >= 0, field, getattr(self, field), "at least 0")
         for field, choices in PRETRAIN_CHOICES.items():
             check_choice(field, getattr(self, field), choices)
+        self._check_crops()
         self._check_watching()
         forward = self.match_weight == 0 or (self.past_mask == "none" and self.predict == "future")
         check(forward, "match_weight", self.match_weight, "0 with past_mask other than 'none' or predict 'past'")
         check(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "in (0, 1]")
         check(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "between 0 and 1, or None")
         check(0 <= self.max_broken < 1, "max_broken", self.max_broken, "in [0, 1)")
+
+    @property
+    def crop_side(self) -> int:
+        """Pixels on a side of a crop when it enters the network."""
+        return self.model.image_size if self.crop_size is None else self.crop_size
+
+    def _check_crops(self) -> None:
+        patch = self.model.patch_size
+        whole = self.crop_side >= patch and self.crop_side % patch == 0
+        check(whole, "crop_size", self.crop_size, f"a multiple of the patch size {patch}, or None")
+        if self.position_step is None:
+            return
+        low, high = self.position_step
+        check(0 < low <= high, "position_step", (low, high), "(least, largest) above 0, or None")
+        check(self.model.position == "sincos", "position_step", (low, high), 'None unless model.position is "sincos"')
+        most = self.model.grid_size / (self.crop_side // patch)
+        allowed = f"at most {most:g}, with which a crop of {self.crop_side} pixels fills the grid of model.image_size"
+        check(high <= most, "position_step", (low, high), allowed)
 
     @classmethod
     def preset(

@@ -1,4 +1,4 @@
-"""Videos in several processes of this machine: named errors, a clean stop, results that do not depend on order."""
+"""Work in several processes of this machine: named errors, a clean stop, results that do not depend on order."""
 
 from __future__ import annotations
 
@@ -9,14 +9,29 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 
 from siammae.errors import WorkerError
-from siammae.evaluation.runs import Tick, Video
+from siammae.evaluation.runs import Tick
 
-_V = TypeVar("_V", bound=Video)
+
+class Part(Protocol):
+    """What is done in one go."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def cost(self) -> int:
+        """Of what takes how long, compared with other parts."""
+        ...
+
+
+_P = TypeVar("_P", bound=Part)
 _T = TypeVar("_T")
 
 
@@ -27,41 +42,41 @@ class _Failure(NamedTuple):
     origin: str
 
 
-class _Stopped(Exception):  # noqa: N818 -- not an error: ends a video half way
+class _Stopped(Exception):  # noqa: N818 -- not an error: ends a part half way
     """The parent wants no more results."""
 
 
 def map_in_processes(
-    work: Callable[[_V, Tick], _T], videos: Sequence[_V], *, workers: int, done: Callable[[_V], object]
-) -> dict[str, _T]:
-    """Apply ``work`` to every video in fresh processes of one thread each.
+    work: Callable[[_P, Tick], _T], parts: Sequence[_P], *, workers: int, done: Callable[[_P], object]
+) -> list[_T]:
+    """Apply ``work`` to every part in fresh processes of one thread each.
 
-    When a video fails, or on Ctrl-C, the other processes stop after their current frame and clean up after themselves.
+    When a part fails, or on Ctrl-C, the other processes stop after their current frame and clean up after themselves.
 
     Args:
-        work: gets a video, and what to call after each frame; it must be picklable.
-        videos: whose ``frames`` say how long they take: the longest go first.
+        work: gets a part, and what to call after each frame; it must be picklable.
+        parts: the costliest go first.
         workers: number of processes.
-        done: called with each finished video.
+        done: called with each finished part.
 
     Returns:
-        Results by name, in the order of ``videos``.
+        Results in the order of ``parts``.
 
     Raises:
-        WorkerError: a video failed, a process died, or ``work`` cannot be sent to another process.
+        WorkerError: a part failed, a process died, or ``work`` cannot be sent to another process.
     """
     context = get_context("spawn")  # a forked process would inherit locked threads and a CUDA context it cannot use
     stop = context.Event()
     start = (_pickled(work), stop)
-    results: dict[str, _T] = {}
-    with ProcessPoolExecutor(min(workers, len(videos)), context, _start, start) as pool:
-        longest_first = sorted(videos, key=lambda video: -len(video.frames))
-        futures = {pool.submit(_run, video): video for video in longest_first}
+    results: dict[int, _T] = {}
+    with ProcessPoolExecutor(min(workers, len(parts)), context, _start, start) as pool:
+        costliest_first = sorted(range(len(parts)), key=lambda i: -parts[i].cost)
+        futures = {pool.submit(_run, parts[i]): i for i in costliest_first}
         try:
             for future in as_completed(futures):
-                video = futures[future]
-                results[video.name] = _checked(video.name, future.result())
-                done(video)
+                i = futures[future]
+                results[i] = _checked(parts[i].name, future.result())
+                done(parts[i])
         except BrokenProcessPool as error:
             raise WorkerError(
                 "a worker process ended without a word, perhaps for want of memory: use fewer workers. A script that "
@@ -70,7 +85,7 @@ def map_in_processes(
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)  # and wait: they are still cleaning up
-    return {video.name: results[video.name] for video in videos}
+    return [results[i] for i in range(len(parts))]
 
 
 def _pickled(work: Callable[..., Any]) -> bytes:
@@ -108,9 +123,9 @@ def _start(work: bytes, stop: Any) -> None:  # noqa: ANN401 -- an event's type d
     _work, _tick = pickle.loads(work), tick
 
 
-def _run(video: Any) -> Any:  # noqa: ANN401 -- as work has it
+def _run(part: Any) -> Any:  # noqa: ANN401 -- as work has it
     try:
-        return _work(video, _tick)
+        return _work(part, _tick)
     except _Stopped:
         return None
     except Exception as error:

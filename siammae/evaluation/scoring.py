@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -171,7 +171,29 @@ def _prepare(benchmark: Benchmark[_V], jobs: Sequence[Job | Ready]) -> None:
 
 # ---------------------------------------------------------------- videos
 
-_Rows = list[tuple[Any, float]]  # for each job a video's scores and the seconds it took
+_Rows = dict[int, tuple[Any, float]]  # for each job, by its position, a video's scores and the seconds it took
+
+
+@dataclass(frozen=True, slots=True)
+class _Part(Generic[_V]):
+    """A video under the jobs, by their positions, that share its features."""
+
+    video: _V
+    jobs: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.video.name
+
+    @property
+    def cost(self) -> int:
+        """Frames to follow, and once to make features of."""
+        return len(self.video.frames) * (1 + len(self.jobs))
+
+    @property
+    def ticks(self) -> int:
+        """Frames of all jobs."""
+        return len(self.video.frames) * len(self.jobs)
 
 
 def _score(
@@ -182,34 +204,36 @@ def _score(
     workers: int,
     progress: bool,
 ) -> dict[str, _Rows]:
-    work = partial(_score_video, benchmark, jobs)
-    with _bar(videos, len(jobs), progress) as bar:
-        if workers > 1 and len(videos) > 1:
-            return map_in_processes(work, videos, workers=workers, done=lambda v: bar.update(len(v.frames) * len(jobs)))
-        rows = {}
-        for video in videos:
-            bar.set_description(video.name)
+    work = partial(_score_part, benchmark, jobs)
+    parts = [_Part(video, tuple(group)) for video in videos for group in _sharing(jobs, video)]
+    rows: dict[str, _Rows] = {video.name: {} for video in videos}
+    with _bar(sum(part.ticks for part in parts), progress) as bar:
+        if workers > 1 and len(parts) > 1:
+            scored = map_in_processes(work, parts, workers=workers, done=lambda part: bar.update(part.ticks))
+            for part, scores in zip(parts, scored, strict=True):
+                rows[part.name] |= scores
+            return rows
+        for part in parts:
+            bar.set_description(part.name)
             before = bar.n
-            rows[video.name] = work(video, bar.update)
-            bar.update(before + len(video.frames) * len(jobs) - bar.n)  # what was there already is counted too
+            rows[part.name] |= work(part, bar.update)
+            bar.update(before + part.ticks - bar.n)  # what was there already is counted too
         return rows
 
 
 @contextmanager
-def _bar(videos: Sequence[Video], jobs: int, shown: bool) -> Iterator[Any]:
-    with tqdm(total=sum(len(video.frames) for video in videos) * jobs, unit="frame", disable=not shown) as bar:
+def _bar(frames: int, shown: bool) -> Iterator[Any]:
+    with tqdm(total=frames, unit="frame", disable=not shown) as bar:
         yield bar
 
 
-def _score_video(benchmark: Benchmark[_V], jobs: Sequence[Job | Ready], video: _V, tick: Tick) -> _Rows:
-    """Score one video under every job, those that share features one after the other."""
-    rows: dict[int, tuple[Any, float]] = {}
-    for group in _sharing(jobs, video):
-        cached = _cached([jobs[i] for i in group])
-        for i, job in zip(group, cached, strict=True):
-            started = time.perf_counter()
-            rows[i] = job.score(benchmark, video, tick), time.perf_counter() - started
-    return [rows[i] for i in range(len(jobs))]
+def _score_part(benchmark: Benchmark[_V], jobs: Sequence[Job | Ready], part: _Part[_V], tick: Tick) -> _Rows:
+    """Score one video under jobs that share its features, one after the other."""
+    rows: _Rows = {}
+    for i, job in zip(part.jobs, _cached([jobs[i] for i in part.jobs]), strict=True):
+        started = time.perf_counter()
+        rows[i] = job.score(benchmark, part.video, tick), time.perf_counter() - started
+    return rows
 
 
 def _sharing(jobs: Sequence[Job | Ready], video: Video) -> list[list[int]]:

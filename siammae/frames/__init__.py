@@ -2,11 +2,12 @@
 
 The container decides the layout, sizes never do: NumPy is channels-last, torch is channels-first. OpenCV's BGR never
 leaves this package. In the order of the data: ``files`` (video and image files), ``rgb`` (one frame), ``reading``
-(a whole video), ``readers`` (chosen frames of a file, by OpenCV, PyAV or torchcodec), ``writing`` (pictures and videos
-out).
+(a whole video), ``readers`` (chosen frames of a file, by OpenCV, PyAV or torchcodec), ``flow`` (how two of
+them differ), ``writing`` (pictures and videos out).
 """
 
 from siammae.frames.files import IMAGE_SUFFIXES, PathLike, VideoEndError, decode_image
+from siammae.frames.flow import find_flow
 from siammae.frames.readers import FrameReader, open_reader, require_reader
 from siammae.frames.reading import VideoSource, count_frames, frame_rate, read_frames
 from siammae.frames.rgb import FrameSource, resize_frame, shrink_frame, to_rgb, turned_crop
@@ -23,6 +24,7 @@ __all__ = [
     "count_frames",
     "decode_image",
     "encode_image",
+    "find_flow",
     "frame_rate",
     "open_reader",
     "read_frames",

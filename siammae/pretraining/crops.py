@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siammae.config import PretrainConfig
-from siammae.frames import resize_frame, turned_crop
+from siammae.frames import find_flow, resize_frame, turned_crop
 from siammae.pretraining.clips import Skipped
 
 Box = tuple[int, int, int, int]  # top, left, height, width
@@ -23,7 +23,7 @@ class Pairs(NamedTuple):
 
     Attributes:
         frames: ``(B, 2, 3, S, S)`` uint8 RGB; index 0 of the second axis is the past frame.
-        places: ``(B, h*w, 2)`` float32: x, y of each future patch in past patches; NaN = unknown, it is another moment.
+        places: ``(B, h*w, 2)`` float32: x, y of each future patch in past patches; NaN = not known.
         skipped: the clips that could not be read and had others take their turn.
     """
 
@@ -76,7 +76,8 @@ def crop_pair(
 
     Args:
         past: ``(H, W, 3)``.
-        future: the same size; of a still pair the same frame or one so near that nothing has moved far.
+        future: the same size; of a still pair the same frame, or one so near that nothing has moved far, or with
+            ``config.still_flow`` any that optical flow can follow.
         config: ranges of all that is drawn.
         rng: source of randomness.
         still: the kind of pair.
@@ -91,11 +92,15 @@ def crop_pair(
         inner = (box[0] + top, box[1] + left, height, width)
         degrees = rng.uniform(-config.still_rotation, config.still_rotation) if config.still_rotation else 0.0
     flip = bool(rng.random() < config.flip)
-    side, grid = config.model.image_size, config.model.grid_size
+    side = config.crop_side
+    grid = side // config.model.patch_size
     crops = [_crop(past, box, side, flip=flip), _crop(future, inner, side, flip=flip, degrees=degrees)]
     if config.color_jitter:
         crops = [_jitter(crop, config.color_jitter, rng) for crop in crops]
-    places = _places(box, inner, degrees, grid, flip=flip) if still else np.full((grid**2, 2), np.nan, np.float32)
+    places = np.full((grid**2, 2), np.nan, np.float32)
+    if still:
+        moved = find_flow(past, future) if config.still_flow and past is not future else None
+        places = _places(box, inner, degrees, grid, flip=flip, moved=moved)
     frames = np.stack(crops).transpose(0, 3, 1, 2)[None]  # (1, 2, 3, S, S)
     return Pairs(torch.from_numpy(np.ascontiguousarray(frames)), torch.from_numpy(places)[None])
 
@@ -121,13 +126,21 @@ def _jitter(crop: NDArray[np.uint8], strength: float, rng: np.random.Generator) 
     return pixels.clip(0, 255).astype(np.uint8)
 
 
-def _places(past: Box, future: Box, degrees: float, grid: int, *, flip: bool) -> NDArray[np.float32]:
-    """Return x, y of every future patch's centre in past patches, ``(grid*grid, 2)``, where patch i's centre is i."""
+def _places(
+    past: Box, future: Box, degrees: float, grid: int, *, flip: bool, moved: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """Return x, y of every future patch's centre in past patches, ``(grid*grid, 2)``, where patch i's centre is i.
+
+    ``moved`` ``(H, W, 2)`` leads from the future frame's pixels to the past frame's; None = nothing moved.
+    """
     steps = (np.arange(grid) + 0.5) / grid - 0.5
     x, y = (axis.ravel() for axis in np.meshgrid(-steps if flip else steps, steps))
     x, y = x * future[3], y * future[2]  # pixels from the future crop's centre, before the turn
     turn = math.radians(degrees)
     x, y = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
-    x = (future[1] + future[3] / 2 + x - past[1]) / past[3]  # 0 to 1 across the past crop
-    y = (future[0] + future[2] / 2 + y - past[0]) / past[2]
+    x, y = future[1] + future[3] / 2 + x, future[0] + future[2] / 2 + y  # pixels of the frame, edges at whole numbers
+    if moved is not None:
+        row, column = (axis.astype(int).clip(0, n - 1) for axis, n in zip((y, x), moved.shape[:2], strict=True))
+        x, y = x + moved[row, column, 0], y + moved[row, column, 1]
+    x, y = (x - past[1]) / past[3], (y - past[0]) / past[2]  # 0 to 1 across the past crop
     return (np.stack([1 - x if flip else x, y], axis=1) * grid - 0.5).astype(np.float32)

@@ -48,14 +48,17 @@ def train_step(
     for group in learner.optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
     count = len(pairs.frames)
-    noise = _noise(config, step)[ranks.rank * count : (ranks.rank + 1) * count]
+    mine = slice(ranks.rank * count, (ranks.rank + 1) * count)
+    noise, placing = _draw(config, step)
+    noise, placing = noise[mine], None if placing is None else placing[mine]
     losses: list[dict[str, Tensor]] = []
     size = count // config.accumulate
     with _dropout(learner.model, (config.seed, step, ranks.rank)):
         for start in range(0, count, size):
-            part = Pairs(pairs.frames[start : start + size], pairs.places[start : start + size])
+            part = slice(start, start + size)
+            some = Pairs(pairs.frames[part], pairs.places[part])
             with learner.exchanging(start + size >= count):
-                losses.append(_learn(learner, part, noise[start : start + size], config))
+                losses.append(_learn(learner, some, noise[part], None if placing is None else placing[part], config))
     learner.scaler.unscale_(learner.optimizer)
     if config.clip_grad is not None:
         nn.utils.clip_grad_norm_(learner.model.parameters(), config.clip_grad)
@@ -66,13 +69,23 @@ def train_step(
     return {name: torch.stack([part[name] for part in losses]).mean() for name in losses[0]}
 
 
-def _noise(config: PretrainConfig, step: int) -> Tensor:
-    """Draw what decides about the masks of the whole batch, ``(batch_size, 2, patches)``."""
+def _draw(config: PretrainConfig, step: int) -> tuple[Tensor, Tensor | None]:
+    """Draw what decides about the masks of the whole batch, ``(batch_size, 2, patches)``, and where its crops lie."""
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence((config.seed, step)).generate_state(1)[0]))
-    return torch.rand(config.batch_size, 2, config.model.grid_size**2, generator=generator)
+    grid = config.crop_side // config.model.patch_size
+    noise = torch.rand(config.batch_size, 2, grid**2, generator=generator)
+    if config.position_step is None:
+        return noise, None
+    low, high = config.position_step
+    draws = torch.rand(2, config.batch_size, 2, 2, generator=generator, dtype=torch.float64)  # past and future, x and y
+    steps = low * (high / low) ** draws[0]
+    first = steps / 2 + draws[1] * (config.model.grid_size - steps * grid) - 0.5
+    return noise, torch.stack([first, steps], dim=-1)  # (batch_size, 2, 2, 2)
 
 
-def _learn(learner: Learner, pairs: Pairs, noise: Tensor, config: PretrainConfig) -> dict[str, Tensor]:
+def _learn(
+    learner: Learner, pairs: Pairs, noise: Tensor, placing: Tensor | None, config: PretrainConfig
+) -> dict[str, Tensor]:
     """Add the gradients of some pairs, which count by their share of the process's part."""
     seen, hidden = pairs.frames.unbind(1) if config.predict == "future" else pairs.frames.flip(1).unbind(1)
     with _autocast(config, pairs.frames.device):
@@ -84,6 +97,7 @@ def _learn(learner: Learner, pairs: Pairs, noise: Tensor, config: PretrainConfig
             noise=noise,
             places=pairs.places if config.match_weight else None,
             match_temperature=config.match_temperature,
+            placing=None if placing is None else placing.to(pairs.frames.device),
         )
     losses = {"loss": output.loss}
     total = output.loss

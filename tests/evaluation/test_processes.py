@@ -14,7 +14,7 @@ import torch
 from siammae.cli import main
 from siammae.config import PropagationConfig
 from siammae.errors import WorkerError
-from siammae.evaluation import EvaluationResult, evaluate_davis
+from siammae.evaluation import EvaluationResult, compare, evaluate_davis
 from siammae.features import PixelExtractor
 from siammae.frames import read_frames
 from tests.evaluation.toy import FailingExtractor, Unpicklable, write_davis
@@ -60,6 +60,17 @@ def test_workers_give_what_one_process_gives_and_a_run_goes_on(root, tmp_path):
     again = evaluate_davis(PixelExtractor(8), root, config=RULES, output_dir=tmp_path / "shared", workers=2)
     assert without_seconds(again) == without_seconds(alone)
     assert (tmp_path / "shared" / "a" / "00000.png").stat().st_mtime_ns == marked
+
+
+def test_workers_share_the_models_of_a_video_too(root):
+    # One video only: two processes have something to do only if they share its models.
+    models = {"fine": PixelExtractor(8), "coarse": PixelExtractor(16)}
+    rules = {"near": RULES, "far": RULES.replace(radius=6)}
+    fields = {"sequences": ["b"], "year": 2017, "split": "val"}
+    alone = compare("davis", root, models, rules, **fields)
+    shared = compare("davis", root, models, rules, **fields, workers=2)
+    assert [without_seconds(result) for result in shared.results] == [without_seconds(row) for row in alone.results]
+    assert [row.details["label"] for row in shared.results] == ["fine", "fine", "coarse", "coarse"]
 
 
 def test_worker_when_a_sequence_fails_names_it_and_leaves_whole_results_only(root, tmp_path):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from siammae.frames import resize_frame
 from siammae.pretraining.crops import Pairs, collate, crop_pair, draw_crop
 from tests.helpers import tiny_config
 from tests.pretraining.runs import run_config
@@ -88,3 +89,34 @@ def test_collate_joins_pairs():
     joined = collate(parts)
     assert (joined.frames.shape, joined.places.shape) == ((3, 2, 3, 4, 4), (3, 1, 2))
     assert joined.frames[:, 0, 0, 0, 0].tolist() == [1, 2, 2]
+
+
+def test_places_of_a_still_pair_with_flow_follow_what_moved():
+    texture = np.random.default_rng(0).integers(0, 256, (15, 20, 3), dtype=np.uint8)
+    wide = resize_frame(texture, (150, 200), interpolation="bicubic")
+    past, future = wide[10:130, 10:170], wide[14:134, 16:176]  # the camera moved: 6 pixels right, 4 down
+    fields = {"model": tiny_config(image_size=64, patch_size=8), "crop_scale": (0.4, 0.8)}
+    moved = []
+    for seed in range(10):
+        still, followed = (
+            crop_pair(past, other, run_config(still_flow=flow, **fields), np.random.default_rng(seed), still=True)
+            for other, flow in ((future, False), (future, True))
+        )
+        assert torch.equal(still.frames, followed.frames)
+        moved.append((followed.places - still.places)[0])
+        same = crop_pair(past, past, run_config(still_flow=True, **fields), np.random.default_rng(seed), still=True)
+        assert torch.equal(same.places, still.places)  # one frame: nothing moved, and nothing is unknown
+    moved = torch.cat(moved)
+    known = moved.isfinite().all(dim=1)
+    assert known.float().mean() > 0.8
+    x, y = moved[known].abs().median(dim=0).values.tolist()  # mirrored or not
+    assert x / y == pytest.approx(6 / 4, rel=0.35)  # a past crop's patch is as wide as high within its aspect's range
+    assert 0.3 < x < 1.2  # 6 pixels, of crops 48 to 137 pixels wide, in eighths
+
+
+def test_crop_size_makes_crops_smaller_than_the_networks_own():
+    frame = position_frame()
+    config = run_config(model=tiny_config(image_size=64, patch_size=8), crop_size=32)
+    pair = crop_pair(frame, frame, config, np.random.default_rng(0), still=True)
+    assert pair.frames.shape == (1, 2, 3, 32, 32)
+    assert pair.places.shape == (1, 16, 2)

@@ -73,7 +73,7 @@ def test_accumulated_parts_make_the_step_of_the_whole(clips, alone, tmp_path):
 
 
 def test_two_processes_that_accumulate_make_the_run_of_one(clips, tmp_path):
-    fields = {**FIELDS, "batch_size": 8}
+    fields = {**FIELDS, "batch_size": 8, "crop_size": 24, "position_step": (0.3, 1.2)}
     pretrain(run_config(clips, tmp_path / "alone", **fields), device="cpu")
     config = run_config(clips, tmp_path / "two", **fields, accumulate=2)
     run_together([config, config])
