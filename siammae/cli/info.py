@@ -79,7 +79,7 @@ def _checkpoint(model: SiamMAE, name: str) -> list[str]:
         f"  encoder      {config.encoder}, width {config.embed_dim}, depth {config.depth}, {config.num_heads} heads, "
         f"patch {config.patch_size}{extras}, {millions['encoder']:.1f} M parameters",
         f"  decoder      {decoder}",
-        f"  trained on   crops of {config.image_size} pixels, {config.grid_size} x {config.grid_size} patches",
+        f"  positions    for {config.image_size} pixels, {config.grid_size} x {config.grid_size} patches",
     ]
     if recommended is None:
         return [*lines, "  propagation  no recommendation: the defaults of PropagationConfig"]

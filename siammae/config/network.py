@@ -26,7 +26,8 @@ class ModelConfig(Settings):
 
     Attributes:
         patch_size: pixels on a side of a patch.
-        image_size: pixels on a side of the square training crops; a multiple of ``patch_size``.
+        image_size: pixels on a side of the square whose patches have positions, a multiple of ``patch_size``: the
+            training crop, unless ``PretrainConfig.crop_size`` makes that smaller. Other frames are stretched over it.
         embed_dim: width of the encoder.
         depth: encoder blocks.
         num_heads: encoder attention heads.

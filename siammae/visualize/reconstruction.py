@@ -134,7 +134,7 @@ def reconstruct(
         mask_ratio: part of the patches that is hidden.
         seed: of the masks.
         size: side of the square that enters the network, in pixels, a multiple of its patch: the frame's middle,
-            brought to this size by averaging. None = the size of the crops the network was trained on.
+            brought to this size by averaging. None = ``config.image_size``.
 
     Returns:
         One pair fewer than there are frames.
