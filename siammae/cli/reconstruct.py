@@ -55,7 +55,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--mask-ratio", type=float, default=0.95, metavar="PART", help="hidden part (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is hidden (%(default)s)")
     parser.add_argument(
-        "--size", type=int, metavar="PIXELS", help="side of the middle square that enters (default: image_size of the network)"
+        "--size", type=int, metavar="PIXELS", help="side of the middle square that enters (the network's image_size)"
     )
     parser.add_argument("--fps", type=float, default=2.0, help="of animations (%(default)s)")
     add_clip_options(parser)
