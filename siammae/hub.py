@@ -175,6 +175,14 @@ def load_strictly(module: torch.nn.Module, tensors: Mapping[str, Tensor], *, sou
     module.load_state_dict(dict(tensors))
 
 
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file with the mode of any other file: safetensors makes it its owner's alone."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata=dict(metadata))
+    path.chmod(mode)
+
+
 def write_checkpoint(folder: PathLike, config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> Path:
     """Write ``config.json``, ``model.safetensors`` and ``README.md``, each under a temporary name first.
 
@@ -186,7 +194,7 @@ def write_checkpoint(folder: PathLike, config: Mapping[str, Any], tensors: Mappi
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as temporary:
         parts = Path(temporary)
-        save_file(contiguous, parts / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_tensors(contiguous, parts / WEIGHTS_FILE, {"format": "pt"})
         (parts / CARD_FILE).write_text(card, encoding="utf-8")
         stored = {"format_version": FORMAT_VERSION, **config}
         (parts / CONFIG_FILE).write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")

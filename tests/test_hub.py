@@ -1,7 +1,9 @@
 """Saving and loading, what is refused on the way, and the Hub behind a double."""
 
 import json
+import os
 import pickle
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,6 +71,17 @@ def test_save_pretrained_writes_the_card_it_is_given(tmp_path, checkpoint):
     assert "| embed_dim | 32 |" in (checkpoint / "README.md").read_text(encoding="utf-8")
     folder = tiny_model().save_pretrained(tmp_path / "own", card="# Größe\n")
     assert (folder / "README.md").read_text(encoding="utf-8") == "# Größe\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_saved_files_may_be_read_by_whoever_may_read_the_users_files(tmp_path, checkpoint):
+    before = os.umask(0o027)
+    try:
+        SiamMAE.from_pretrained(checkpoint).save_pretrained(tmp_path / "saved")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "saved").iterdir()}
+    assert modes == {"config.json": 0o640, "model.safetensors": 0o640, "README.md": 0o640}
 
 
 def test_save_pretrained_interrupted_leaves_no_half_checkpoint(tmp_path, checkpoint, monkeypatch):

@@ -128,9 +128,10 @@ def test_reconstruct_cuts_the_middle_and_takes_other_sizes():
     np.testing.assert_array_equal(centre_square(frames[0].transpose(1, 0, 2), 33), frames[0].transpose(1, 0, 2)[7:40])
 
 
-def test_reconstruct_by_name_uses_the_size_of_training():
+def test_reconstruct_by_name_uses_the_networks_own_size():
+    side = siammae.SiamMAE.from_pretrained().config.image_size
     shown = reconstruct(clip(frames=2, size=(70, 90)))
-    assert shown.target.shape == (1, 64, 64, 3)
+    assert shown.target.shape == (1, side, side, 3)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from safetensors.torch import save_file
+    from siammae.hub import save_tensors
 
     output = Path(args.output)
     if output.suffix != ".safetensors":
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_name(f".{output.name}.part")
     try:
-        save_file({"features": features.contiguous()}, part, metadata={"model": model.name, "layer": str(args.layer)})
+        save_tensors({"features": features.contiguous()}, part, {"model": model.name, "layer": str(args.layer)})
         part.replace(output)
     finally:
         part.unlink(missing_ok=True)
