@@ -129,9 +129,8 @@ def _new_config(args: argparse.Namespace) -> PretrainConfig:
 
 def _changed(config: PretrainConfig, args: argparse.Namespace) -> PretrainConfig:
     """Lay the options that were given over the settings."""
-    shape = (
-        {} if args.size is None else dict(zip(("embed_dim", "depth", "num_heads"), VIT_SIZES[args.size], strict=True))
-    )
+    names = ("embed_dim", "depth", "num_heads")
+    shape = {} if args.size is None else dict(zip(names, VIT_SIZES[args.size], strict=True))
     network = config.model.replace(**{**shape, **_given(args, ModelConfig)})
     return config.replace(model=network, **_given(args, PretrainConfig))
 

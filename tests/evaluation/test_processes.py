@@ -71,6 +71,8 @@ def test_workers_share_the_models_of_a_video_too(root):
     shared = compare("davis", root, models, rules, **fields, workers=2)
     assert [without_seconds(result) for result in shared.results] == [without_seconds(row) for row in alone.results]
     assert [row.details["label"] for row in shared.results] == ["fine", "fine", "coarse", "coarse"]
+    with pytest.raises(WorkerError, match="a worker process ended"):  # so a model was not followed in this process
+        compare("davis", root, {"fine": PixelExtractor(8), "dies": Dies(8)}, {"near": RULES}, **fields, workers=2)
 
 
 def test_worker_when_a_sequence_fails_names_it_and_leaves_whole_results_only(root, tmp_path):
