@@ -1,18 +1,36 @@
-"""All similarities of a tile of queries with the patches of its window, by matrix products of crops."""
+"""All similarities of a tile of queries with the patches of its window, by matrix products of crops.
+
+Where the machine multiplies 8-bit integers much faster, the products are of vectors rounded to 8 bits. By Cauchy's and
+Schwarz's inequality a similarity is off by at most ``|q - q'| |k| + |q'| |k - k'|``, so few patches are in question
+afterwards. Features that all look alike leave too many: those are screened in float32.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from siammae import onednn
+
+# Times faster that products of 8 bits must be: the patches that they leave in question cost time too.
+_WORTH = 1.5
+# With fewer channels there is nothing to gain, and with one PyTorch 2.14 gives wrong products of 8 bits.
+_FEWEST = 16
+
+
+class Rounded(NamedTuple):
+    """Vectors in 8 bits, each with a scale of its own: ``scale * values`` is near the vector."""
+
+    values: Tensor  # (..., C) int8, contiguous
+    scale: Tensor  # (...) float32
+    error: Tensor  # (...) float32, length of what rounding took away
 
 
 class Frame(NamedTuple):
@@ -20,6 +38,25 @@ class Frame(NamedTuple):
 
     patches: Tensor  # (h, w, C) float32, contiguous
     longest: float  # length of its longest vector
+    rounded: Rounded | None  # None where nothing is screened in 8 bits
+    error: float  # the largest of its rounding errors
+
+
+def lay_out(patches: Tensor) -> Frame:
+    """Prepare a frame ``(h, w, C)`` float32, contiguous."""
+    longest = float(patches.norm(dim=2).max())
+    if patches.shape[2] < _FEWEST or not rounds():
+        return Frame(patches, longest, None, 0.0)
+    rounded = _round(patches)
+    return Frame(patches, longest, rounded, float(rounded.error.max()))
+
+
+def _round(vectors: Tensor) -> Rounded:
+    scale = vectors.abs().amax(dim=-1) / 127
+    scale = torch.where(scale > 0, scale, 1.0)
+    near = (vectors / scale[..., None]).round_()
+    error = (vectors - near * scale[..., None]).norm(dim=-1)
+    return Rounded(near.to(torch.int8), scale, error)
 
 
 class Box(NamedTuple):
@@ -43,8 +80,16 @@ class Part(NamedTuple):
     first: int  # number of the first of them in the context
     box: Box
     mask: Tensor | None  # (P, Q) 0 inside a query's window, -inf outside; None = all inside
-    scores: Tensor  # (frames, P, Q), not masked
+    scores: Tensor  # (frames, P, Q), not masked; of each query, in a unit of its own
     best: Tensor  # (P, Q) masked maximum over the frames
+
+
+class Screen(NamedTuple):
+    """All that a tile's queries may match, with similarities that are nearly right."""
+
+    parts: list[Part]
+    margin: Tensor  # (Q,) how far a score can be off, in its query's unit
+    rounded: bool  # screened in 8 bits
 
 
 class Search:
@@ -94,8 +139,17 @@ class Search:
         candidates = self.free * self.h * self.w + (len(self.context) - self.free) * window
         return candidates * rows * columns
 
-    def screen(self, tile: Box, queries: Tensor, held: Tensor) -> list[Part]:
-        """Multiply queries ``(Q, C)`` of a tile with all patches of its windows; ``held`` is room for the results."""
+    def screen(self, tile: Box, queries: Tensor, held: Tensor, *, rounded: bool) -> Screen:
+        """Multiply queries ``(Q, C)`` of a tile with all patches of its windows.
+
+        Args:
+            tile: where the queries are.
+            queries: float32.
+            held: room for :meth:`held` similarities.
+            rounded: multiply in 8 bits; only where :func:`rounds` says so.
+        """
+        few = _round(queries) if rounded else None
+        product = _rounded_product(few) if few else _float_product(queries)
         parts, used = [], 0
         for frames, first in ((self.context[: self.free], 0), (self.context[self.free :], self.free)):
             if not frames:
@@ -106,11 +160,26 @@ class Search:
             shape = (len(frames), box.size, len(queries))
             scores = held[used : used + math.prod(shape)].view(shape)
             used += scores.numel()
-            best = _multiply(frames, box, queries, scores)
+            best = torch.full(shape[1:], -torch.inf)
+            for frame, found in zip(frames, scores, strict=True):
+                product(frame, box, found)
+                torch.maximum(best, found, out=best)  # while they are in the cache
             if mask is not None:
                 best += mask
             parts.append(Part(frames, first, box, mask, scores, best))
-        return parts
+        return Screen(parts, self._margin(queries, few), rounded)
+
+    def _margin(self, queries: Tensor, few: Rounded | None) -> Tensor:
+        """Bound how far screened similarities and exact ones are apart, ``(Q,)``."""
+        longest, length = max(frame.longest for frame in self.context), queries.norm(dim=1)
+        # Rounding of a float32 sum of C products in any order (Higham 2002, section 3.1), and of the score itself.
+        margin: Tensor = (self.channels + 8) * 2.0**-24 * longest * length
+        margin += torch.finfo(margin.dtype).tiny  # what is smaller is lost in any sum
+        if few is not None:
+            error = max(frame.error for frame in self.context)
+            margin += few.error * longest + (length + few.error) * error
+            margin /= few.scale
+        return margin
 
     def _window(self, tile: Box) -> tuple[Box, Tensor]:
         """Return the box that holds the windows of a tile's queries, and who is in whose window."""
@@ -145,16 +214,31 @@ def _mask(rows: int, columns: int, reach: tuple[int, int], radius: int, neighbor
     return torch.where(inside, 0.0, -torch.inf)
 
 
-def _multiply(frames: Sequence[Frame], box: Box, queries: Tensor, scores: Tensor) -> Tensor:
-    """Fill ``scores`` ``(frames, P, Q)`` and return their maximum over the frames ``(P, Q)``."""
-    product = _PRODUCTS[product_name()]
-    columns = queries.T.contiguous()  # (C, Q)
-    best = torch.full(scores.shape[1:], -torch.inf)
-    for frame, found in zip(frames, scores, strict=True):
-        crop = frame.patches[box.top : box.bottom, box.left : box.right]  # (rows, columns, C)
-        product(crop, columns, found.view(*crop.shape[:2], -1))
-        torch.maximum(best, found, out=best)  # while they are in the cache
-    return best
+def _crop(frame: Tensor, box: Box) -> Tensor:
+    return frame[box.top : box.bottom, box.left : box.right]
+
+
+def _float_product(queries: Tensor) -> Callable[[Frame, Box, Tensor], None]:
+    """Return what fills ``(P, Q)`` with the products of a box's patches and the queries ``(Q, C)``."""
+    product, columns = _PRODUCTS[product_name()], queries.T.contiguous()  # (C, Q)
+
+    def multiply(frame: Frame, box: Box, out: Tensor) -> None:
+        crop = _crop(frame.patches, box)  # (rows, columns, C)
+        product(crop, columns, out.view(*crop.shape[:2], -1))
+
+    return multiply
+
+
+def _rounded_product(queries: Rounded) -> Callable[[Frame, Box, Tensor], None]:
+    """Return what fills ``(P, Q)`` with the products in 8 bits, short of the queries' scales."""
+    columns = queries.values.T  # (C, Q)
+
+    def multiply(frame: Frame, box: Box, out: Tensor) -> None:
+        values, scale, _ = cast("Rounded", frame.rounded)
+        sums = torch._int_mm(_crop(values, box).flatten(0, 1), columns)
+        out.copy_(sums).mul_(_crop(scale, box).reshape(-1, 1))
+
+    return multiply
 
 
 def _batched(crop: Tensor, columns: Tensor, out: Tensor) -> None:
@@ -170,16 +254,48 @@ if onednn.available():
     _PRODUCTS["oneDNN"] = _onednn
 
 
+def detail() -> str:
+    """Say how products are made here."""
+    return f"{product_name()}, screened in 8 bits" if rounds() else product_name()
+
+
 @cache
 def product_name() -> str:
-    """Return the fastest product on this machine, measured once (some 20 ms); which one changes no result."""
-    with torch.no_grad():
-        crop, columns = torch.ones(48, 64, 384)[:, :48], torch.ones(384, 96)
-        out = torch.empty(48, 48, 96)
-        seconds = dict.fromkeys(_PRODUCTS, math.inf)
-        for _ in range(4):  # in turns, the best of four: the first is slow, and others use the machine too
-            for name, product in _PRODUCTS.items():
-                start = time.perf_counter()
-                product(crop, columns, out)
-                seconds[name] = min(seconds[name], time.perf_counter() - start)
+    """Return the fastest float32 product on this machine, measured once (some 20 ms); which one changes no result."""
+    crop, columns, out = torch.ones(48, 48, 384), torch.ones(384, 96), torch.empty(48, 48, 96)
+    seconds = _seconds({name: partial(product, crop, columns, out) for name, product in _PRODUCTS.items()})
     return min(seconds, key=lambda name: seconds[name])
+
+
+@cache
+def rounds() -> bool:
+    """Tell whether products of 8 bits are right here and much faster, measured once; it changes no result."""
+    if not right_in_8_bits():
+        return False
+    crop, columns, out = torch.ones(48, 48, 384), torch.ones(384, 96), torch.empty(48, 48, 96)
+    few = crop.flatten(0, 1).to(torch.int8), columns.to(torch.int8)
+    plain = partial(_PRODUCTS[product_name()], crop, columns, out)
+    seconds = _seconds({"float32": plain, "8 bits": partial(torch._int_mm, *few)})
+    return seconds["float32"] > _WORTH * seconds["8 bits"]
+
+
+@cache
+def right_in_8_bits() -> bool:
+    """Tell whether products of 8 bits are there and exact: without instructions of their own, sums are cut off."""
+    if not hasattr(torch, "_int_mm"):
+        return False
+    extreme = torch.full((32, 384), 127, dtype=torch.int8)
+    extreme[::2] = -127
+    return torch.equal(torch._int_mm(extreme, extreme.T).long(), extreme.long() @ extreme.T.long())
+
+
+def _seconds(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Time ways in turns, the best of four: the first is slow, and others use the machine too."""
+    seconds = dict.fromkeys(ways, math.inf)
+    with torch.no_grad():
+        for _ in range(4):
+            for name, way in ways.items():
+                start = time.perf_counter()
+                way()
+                seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return seconds

@@ -6,103 +6,140 @@ A score is the float64 product rounded to float32: unlike a float32 sum it does 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from siammae.kernels.reference import best, pack
-from siammae.kernels.screening import Part, Search
+from siammae.kernels.screening import Part, Screen, Search
 
-# Patches compared besides the top_k. More leave fewer queries in doubt, each costs a look at its vector.
-_SPARE = 4
-# Where this many leave doubt, all are compared.
+# Of a query, places in question beyond which all patches are compared.
 _MANY = 512
-# Vectors gathered at once: 13 MB in float64 for 384 channels.
-_GATHERED = 4096
+# One in so many of all patches in question is too many after a screen in 8 bits: float32 would have been faster.
+_RARE = 128
+# Vectors compared at once: 6 MB in float64 for 384 channels.
+_GATHERED = 1024
 # All scores of a query held at once, packed in int64.
 _PACKED = 1 << 19
 
 
-def best_of_tile(
-    search: Search, parts: list[Part], queries: Tensor, *, top_k: int, keep_ties: bool
-) -> tuple[Tensor, Tensor]:
-    """Return scores and indices ``(Q, k)`` of a tile's queries ``(Q, C)``, best first; -inf = no candidate."""
-    longest = max(frame.longest for frame in search.context)
-    # Rounding of a float32 sum of C products in any order (Higham 2002, section 3.1), and of the score itself.
-    margin = (queries.shape[1] + 8) * 2.0**-24 * longest * queries.norm(dim=1)
-    doubtful, count = torch.arange(len(queries)), top_k + _SPARE
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    while len(doubtful) and count <= _MANY:
-        scores, indices, bound = _among_few(search, parts, queries, doubtful, count, top_k, keep_ties)
-        kth = scores[:, min(top_k, scores.shape[1]) - 1]
-        sure = (bound == -torch.inf) | (kth > bound + margin[doubtful])
-        found.append((doubtful[sure], scores[sure], indices[sure]))
-        doubtful, count = doubtful[~sure], 8 * count
-    if len(doubtful):
-        found.append((doubtful, *_among_all(search, parts, queries, doubtful, top_k, keep_ties)))
-    width = max(scores.shape[1] for _, scores, _ in found)
-    place = torch.cat([rows for rows, _, _ in found]).argsort()
-    scores = torch.cat([F.pad(scores, (0, width - scores.shape[1]), value=-torch.inf) for _, scores, _ in found])
-    indices = torch.cat([F.pad(indices, (0, width - indices.shape[1])) for _, _, indices in found])
-    return scores[place], indices[place]
+class Candidates(NamedTuple):
+    """The patches among which a tile's best are, R pairs of a query and a patch, and queries that have too many."""
+
+    rows: Tensor  # (R,) int64 numbers of queries
+    indices: Tensor  # (R,) int64 into the context
+    crowded: Tensor  # numbers of queries all of whose patches are to be compared
+    common: bool  # after a screen in 8 bits they are so many that one in float32 is worth its time
 
 
-def _among_few(
-    search: Search, parts: list[Part], queries: Tensor, rows: Tensor, count: int, top_k: int, keep_ties: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compare the ``count`` best screened patches of some queries; also return what the others may reach, screened."""
-    tops = [_top(part, rows, count, search) for part in parts]
-    values, indices = (torch.cat(part, dim=1) for part in zip(*tops, strict=True))
-    width = min(count, values.shape[1])
-    values, place = values.topk(width, dim=1)
-    indices = indices.gather(1, place)
-    bound = values[:, -1]
-    if width == sum(len(part.frames) * part.box.size for part in parts):
-        bound = torch.full_like(bound, -torch.inf)  # there are no others
-    step = max(1, _GATHERED // width)
-    exact = torch.empty_like(values)
-    for start in range(0, len(rows), step):
-        some = slice(start, start + step)
-        exact[some] = _exact(search, queries[rows[some]], indices[some])
-    return *best(pack(exact.masked_fill(values == -torch.inf, -torch.inf), indices), top_k, keep_ties), bound
+def candidates(search: Search, screen: Screen, top_k: int) -> Candidates:
+    """Find the patches that may be among the best.
 
-
-def _top(part: Part, rows: Tensor, count: int, search: Search) -> tuple[Tensor, Tensor]:
-    """Return scores and indices of all frames at the places with the ``count`` best maxima over the frames.
-
-    The ``count`` best patches are among them.
+    The ``top_k``-th best exact score is at least the ``top_k``-th best screened one less the margin, and what reaches
+    it is screened at no less than that less another margin.
     """
-    maxima = part.best.T if len(rows) == part.best.shape[1] else part.best[:, rows].T
-    maxima, places = maxima.contiguous().topk(min(count, part.box.size), dim=1)  # (R, places)
-    scores = part.scores[:, places, rows[:, None]]  # (frames, R, places)
-    scores = scores.masked_fill(maxima == -torch.inf, -torch.inf)
-    indices = _index(places, part, search)  # (frames, R, places)
-    return scores.transpose(0, 1).flatten(1), indices.transpose(0, 1).flatten(1)
+    bar = _kth(screen.parts, top_k) - 2 * screen.margin
+    bar = bar.clamp_min(torch.finfo(bar.dtype).min)  # what lies outside the window is at -inf
+    near = [part.best >= bar for part in screen.parts]  # (P, Q)
+    count = torch.stack([places.sum(dim=0) for places in near]).sum(dim=0)  # (Q,)
+    crowded = count > _MANY
+    found = []
+    for part, places in zip(screen.parts, near, strict=True):
+        if crowded.any():
+            places &= ~crowded
+        found.append(_near(search, part, places, bar))
+    rows, indices = (torch.cat(some) for some in zip(*found, strict=True))
+    size = sum(part.scores.numel() for part in screen.parts)
+    common = screen.rounded and (bool(crowded.any()) or len(rows) * _RARE > size)
+    return Candidates(rows, indices, crowded.nonzero()[:, 0], common)
 
 
-def _index(places: Tensor, part: Part, search: Search) -> Tensor:
-    """Turn places in a box into indices of the context, one more leading dimension for the frames."""
+def _kth(parts: list[Part], top_k: int) -> Tensor:
+    """Return the ``top_k``-th best screened score of each query, ``(Q,)``; -inf where it has fewer patches.
+
+    At the places with the ``top_k`` best maxima over the frames are the ``top_k`` best patches.
+    """
+    tops = []
+    for part in parts:
+        maxima, places = part.best.T.contiguous().topk(min(top_k, part.box.size), dim=1)  # (Q, places)
+        scores = part.scores.flatten(1).index_select(1, _flat(places, part).flatten())  # (frames, Q * places)
+        scores = scores.view(len(scores), *maxima.shape).masked_fill_(maxima == -torch.inf, -torch.inf)
+        tops.append(scores.transpose(0, 1).flatten(1))
+    values = torch.cat(tops, dim=1)
+    return values.topk(min(top_k, values.shape[1]), dim=1).values[:, -1]
+
+
+def _flat(places: Tensor, part: Part) -> Tensor:
+    """Number the scores of a frame ``(P, Q)`` at some places ``(Q, ...)`` of each query."""
+    queries = part.best.shape[1]
+    return places * queries + torch.arange(queries).view(-1, *[1] * (places.ndim - 1))
+
+
+def _near(search: Search, part: Part, places: Tensor, bar: Tensor) -> tuple[Tensor, Tensor]:
+    """Return queries and indices of the patches at some places ``(P, Q)`` whose scores reach the query's bar."""
+    flat = places.flatten().nonzero()[:, 0]
+    rows = flat % len(bar)
+    scores = part.scores.flatten(1).index_select(1, flat)  # (frames, pairs)
+    frame, pair = (scores >= bar[rows]).nonzero(as_tuple=True)
+    return rows[pair], _index(flat[pair] // len(bar), frame, part, search)
+
+
+def _index(places: Tensor, frames: Tensor, part: Part, search: Search) -> Tensor:
+    """Turn places in a box and numbers of a part's frames into indices of the context."""
     width = part.box.right - part.box.left
     inside = (part.box.top + places // width) * search.w + part.box.left + places % width
-    numbers = torch.arange(part.first, part.first + len(part.frames)).reshape(-1, *[1] * places.ndim)
-    return numbers * (search.h * search.w) + inside
+    return (part.first + frames) * (search.h * search.w) + inside
 
 
-def _exact(search: Search, queries: Tensor, indices: Tensor) -> Tensor:
-    """Return the exact scores of queries ``(R, C)`` with their patches ``(R, k)``."""
-    numbers = (indices // (search.h * search.w)).flatten()
+def best_of_tile(
+    search: Search, screen: Screen, among: Candidates, queries: Tensor, *, top_k: int, keep_ties: bool
+) -> tuple[Tensor, Tensor]:
+    """Return scores and indices ``(Q, k)`` of a tile's queries ``(Q, C)``, best first; -inf = no candidate."""
+    scores, indices = _among(search, among, queries, top_k, keep_ties)
+    if len(among.crowded):
+        every, places = _among_all(search, screen.parts, queries, among.crowded, top_k, keep_ties)
+        width = max(scores.shape[1], every.shape[1])
+        scores, indices = _widen(scores, indices, width)
+        scores[among.crowded], indices[among.crowded] = _widen(every, places, width)
+    return scores, indices
+
+
+def _widen(scores: Tensor, indices: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    missing = (0, width - scores.shape[1])
+    return F.pad(scores, missing, value=-torch.inf), F.pad(indices, missing)
+
+
+def _among(search: Search, among: Candidates, queries: Tensor, top_k: int, keep_ties: bool) -> tuple[Tensor, Tensor]:
+    """Compare the candidates of each query."""
+    order = among.rows.argsort()
+    rows, indices = among.rows[order], among.indices[order]
+    count = rows.bincount(minlength=len(queries))
+    place = torch.arange(len(rows)) - (count.cumsum(0) - count)[rows]  # among its query's
+    width = max(1, int(count.max()))
+    scores = torch.full((len(queries), width), -torch.inf)
+    patches = torch.zeros(scores.shape, dtype=torch.int64)
+    scores[rows, place] = _exact(search, queries, rows, indices)
+    patches[rows, place] = indices
+    return best(pack(scores, patches), top_k, keep_ties)
+
+
+def _exact(search: Search, queries: Tensor, rows: Tensor, indices: Tensor) -> Tensor:
+    """Return the exact scores ``(R,)`` of pairs of a query and a patch."""
+    numbers = indices // (search.h * search.w)
     order = numbers.argsort()  # one gather a frame
-    places = (indices.flatten() % (search.h * search.w))[order]
-    found = torch.empty(len(places), search.channels, dtype=torch.float64)
-    start = 0
+    rows, places = rows[order], (indices % (search.h * search.w))[order]
+    sums, start = torch.empty(len(order), dtype=torch.float64), 0
     for frame, some in zip(search.context, numbers.bincount(minlength=len(search.context)).tolist(), strict=True):
-        if some:
-            found[start : start + some] = frame.patches.flatten(0, 1)[places[start : start + some]]
-            start += some
-    found *= queries.double()[order // indices.shape[1]]
+        for low in range(start, start + some, _GATHERED):
+            part = slice(low, min(low + _GATHERED, start + some))
+            patches = frame.patches.flatten(0, 1).index_select(0, places[part]).double()
+            sums[part] = patches.mul_(queries.index_select(0, rows[part]).double()).sum(dim=1)
+        start += some
     scores = torch.empty(len(order))
-    scores[order] = found.sum(dim=1).float()
-    return scores.reshape(indices.shape)
+    scores[order] = sums.float()
+    return scores
 
 
 def _among_all(
@@ -117,7 +154,7 @@ def _among_all(
             crop = frame.patches[box.top : box.bottom, box.left : box.right]
             scores[i] = (crop.double() @ columns).flatten(0, 1).float()
         exact.append(scores)
-    indices = torch.cat([_index(torch.arange(part.box.size), part, search).flatten() for part in parts])[None]
+    indices = torch.cat([_all(part, search) for part in parts])[None]
     step = max(1, _PACKED // indices.shape[1])
     results = []
     for start in range(0, len(rows), step):
@@ -131,3 +168,9 @@ def _among_all(
     width = max(scores.shape[1] for scores, _ in results)
     scores = torch.cat([F.pad(scores, (0, width - scores.shape[1]), value=-torch.inf) for scores, _ in results])
     return scores, torch.cat([F.pad(indices, (0, width - indices.shape[1])) for _, indices in results])
+
+
+def _all(part: Part, search: Search) -> Tensor:
+    """Return the indices of all patches of a part, in the order of its scores."""
+    frames = torch.arange(len(part.frames))[:, None]
+    return _index(torch.arange(part.box.size), frames, part, search).flatten()

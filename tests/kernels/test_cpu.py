@@ -5,7 +5,7 @@ import torch
 
 from siammae.affinity import topk_affinity, unit_length
 from siammae.errors import KernelUnavailableError
-from siammae.kernels import cpu, screening, selection
+from siammae.kernels import cpu, reference, screening, selection
 
 OPTIONS = {
     "top_k": 5,
@@ -15,6 +15,16 @@ OPTIONS = {
     "free_frames": 1,
     "keep_ties": False,
 }
+
+
+@pytest.fixture(params=["8 bits", "float32"], autouse=True)
+def screened(request, monkeypatch):
+    """Every test runs with either screen, whatever this machine would choose."""
+    rounded = request.param == "8 bits"
+    if rounded and not screening.right_in_8_bits():
+        pytest.skip("products of 8 bits are not exact here")
+    monkeypatch.setattr(screening, "rounds", lambda: rounded)
+    return request.param
 
 
 def frames(count=4, channels=48, h=21, w=37):
@@ -58,12 +68,12 @@ def test_threads_give_the_same_bits_and_leave_their_number_as_it_was(plain, thre
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("spare", "many"), [(0, 512), (1, 512), (0, 0), (300, 512)])
+@pytest.mark.parametrize(("rare", "many"), [(10**9, 512), (1, 512), (1, 0), (10**9, 3)])
 @pytest.mark.parametrize("keep_ties", [False, True])
-def test_queries_in_doubt_get_the_same_bits(monkeypatch, spare, many, keep_ties):
+def test_queries_in_doubt_get_the_same_bits(monkeypatch, rare, many, keep_ties):
     options = {**OPTIONS, "keep_ties": keep_ties}
     before = cpu.topk_affinity(*frames(), **options)
-    monkeypatch.setattr(selection, "_SPARE", spare)
+    monkeypatch.setattr(selection, "_RARE", rare)  # 10**9: a screen in 8 bits is given up at once
     monkeypatch.setattr(selection, "_MANY", many)  # 0: all patches of every query are compared
     monkeypatch.setattr(selection, "_PACKED", 10_000)
     monkeypatch.setattr(selection, "_GATHERED", 100)
@@ -101,5 +111,63 @@ def test_cpu_kernels_refuse_coarse_products(precision):
         torch.set_float32_matmul_precision("highest")
 
 
-def test_cpu_kernels_name_their_product():
-    assert cpu.detail() in ("by matrix product", "by oneDNN")
+def test_cpu_kernels_name_their_product(screened):
+    assert cpu.detail().split(",")[0] in ("by matrix product", "by oneDNN")
+    assert cpu.detail().endswith("screened in 8 bits") == (screened == "8 bits")
+
+
+def test_either_screen_gives_the_same_bits(monkeypatch, plain):
+    monkeypatch.setattr(screening, "rounds", lambda: False)
+    assert all(map(torch.equal, cpu.topk_affinity(*frames(), **OPTIONS), plain))
+
+
+def one_tile(query, context):
+    _, h, w = query.shape
+    rules = {"radius": None, "neighborhood": "disk", "free_frames": 0}
+    search = screening.Search(context, tile=(h, w), held=10**9, **rules)
+    queries = query.permute(1, 2, 0).flatten(0, 1).contiguous()
+    return search, search.tiles[0], queries, torch.empty(search.held())
+
+
+@pytest.mark.parametrize("kind", ["normal", "outlier", "alike", "tiny", "huge", "zero", "one channel"])
+def test_no_screened_score_is_further_off_than_its_margin(screened, kind):
+    generator = torch.Generator().manual_seed(3)
+    draw = torch.randn(3, 96, 6, 7, generator=generator)
+    if kind == "outlier":
+        draw[:, 5] += 40
+    if kind == "alike":
+        draw = draw[:, :, :1, :1] + 1e-3 * draw
+    if kind == "one channel":
+        draw = draw[:, :1]
+    draw *= {"tiny": 1e-30, "huge": 1e12, "zero": 0}.get(kind, 1)
+    if kind not in ("tiny", "huge"):
+        draw = unit_length(draw)
+    query, context = draw[0], [cpu.prepare(frame) for frame in draw[1:]]
+    search, tile, queries, held = one_tile(query, context)
+    screen = search.screen(tile, queries, held, rounded=context[0].rounded is not None)
+    assert screen.rounded == (screened == "8 bits" and kind != "one channel")
+    unit = screening._round(queries).scale if screen.rounded else torch.ones(len(queries))
+    for frame, scores in zip(context, screen.parts[0].scores, strict=True):
+        exact = frame.patches.flatten(0, 1).double() @ queries.T.double()
+        off = (scores.double() * unit.double() - exact).abs()
+        assert (off <= screen.margin.double() * unit.double()).all()
+
+
+def test_features_that_look_alike_are_screened_in_float32(monkeypatch, screened):
+    generator = torch.Generator().manual_seed(4)
+    base = torch.randn(1, 48, 1, 1, generator=generator)
+    draw = unit_length(base + 0.02 * torch.randn(5, 48, 21, 37, generator=generator))
+    context = [cpu.prepare(frame) for frame in draw[1:]]
+    asked = []
+    screen = screening.Search.screen
+
+    def watched(self, *args, rounded):
+        asked.append(rounded)
+        return screen(self, *args, rounded=rounded)
+
+    monkeypatch.setattr(screening.Search, "screen", watched)
+    found = cpu.topk_affinity(draw[0], context, **OPTIONS)
+    wanted = reference.topk_affinity(draw[0], [reference.prepare(frame) for frame in draw[1:]], **OPTIONS)
+    assert torch.allclose(found[0], wanted[0], atol=1e-4)
+    # Given up at the first tile of each thread, then never tried again.
+    assert 1 <= asked.count(True) <= torch.get_num_threads() if screened == "8 bits" else not any(asked)
