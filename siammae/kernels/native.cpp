@@ -28,7 +28,7 @@ struct Level {
     const char *name;
     TileFunction tile;
     LayoutFunction layout;
-    bool screens;  // in int16, with half the words and float32 patches beside them
+    bool screens;  // in int8 and int16, with words of both and float32 patches beside them
     bool (*runs_here)();
 };
 
@@ -84,7 +84,7 @@ void in_threads(int32_t count, const Part &part) {
 extern "C" {
 
 // Goes up with every change of native.h or of a function here.
-int32_t siammae_native_abi() { return 2; }
+int32_t siammae_native_abi() { return 3; }
 
 int32_t siammae_native_levels() { return kLevelCount; }
 const char *siammae_native_level_name(int32_t level) { return kLevels[level].name; }
@@ -107,7 +107,7 @@ int32_t siammae_native_topk(const Problem *problem, int32_t level, int32_t threa
     // Large tiles read the context less often; small ones share the work out evenly.
     const int64_t side = tiles(kTileSide) >= 4 * threads ? kTileSide : kTileSide / 2;
     threads = int32_t(std::min<int64_t>(std::max(threads, 1), tiles(side)));
-    const size_t bytes = size_t(problem->channels) * 4 * (kTileSide * kTileSide + 1);
+    const size_t bytes = (size_t(problem->channels) * 4 + 16) * (kTileSide * kTileSide + 1);
     std::vector<char> memory(bytes * threads + 64);
     char *scratch = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
     std::atomic<int64_t> next{0}, number{0};

@@ -3,14 +3,19 @@
 #pragma once
 #include <stdint.h>
 
-// A context frame in the order the inner loop reads it: (h, groups, w) words and kSlack more. A word is one float32
-// channel or, at levels that screen, a pair of int16 channels: round(scale * feature).
-struct Frame {
-    const void *words;
-    const float *patches;  // (h*w, channels), what the words are made of
+// A context frame's patches, rounded to a grid, in the order the inner loop reads them: (h, groups, w) words and kSlack more.
+struct Grid {
+    const void *words;  // null where there is no such grid
     double scale;
-    double error;   // no patch is further from its int16 / scale than this
-    double length;  // of the longest patch
+    double error;  // no patch is further from its rounded one than this
+};
+
+// A word is one float32 channel or, at levels that screen, a pair of int16 channels: round(scale * feature). Those levels
+// have coarse words as well, of four channels in uint8: 128 + round(scale * feature).
+struct Frame {
+    Grid fine, coarse;
+    const float *patches;  // (h*w, channels), what the words are made of
+    double length;         // of the longest patch
 };
 
 struct Problem {
@@ -26,7 +31,7 @@ struct Problem {
 
 struct Tile {
     int64_t top, bottom, left, right;  // query patches [top, bottom) x [left, right)
-    void *scratch;                     // 4 * channels bytes for each patch of a whole tile and one more, aligned to 64
+    void *scratch;                     // 4 * channels + 16 bytes for each patch of a whole tile and one more, aligned to 64
 };
 
 typedef void (*TileFunction)(const Problem *, const Tile *);

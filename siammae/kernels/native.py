@@ -15,15 +15,22 @@ from torch import Tensor
 
 LIBRARY = Path(__file__).with_name("libsiammae_native.so")
 ENVIRONMENT = "SIAMMAE_NATIVE_ISA"  # one of instruction_sets(), to run a slower one than the machine has
-_ABI = 2  # siammae_native_abi() in native.cpp
+_ABI = 3  # siammae_native_abi() in native.cpp
 _SLACK = 64  # kSlack in native.h
+_MOST_COARSE = 32_768  # channels: 32 bits hold the sum of so many products of 8 bits
 _LONGEST_LIST = 4096  # the lists are kept sorted by insertion: their cost grows with the square
+
+
+class _Grid(ctypes.Structure):
+    _fields_ = (("words", ctypes.c_void_p), ("scale", ctypes.c_double), ("error", ctypes.c_double))
 
 
 class _Frame(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("words", "patches")),
-        *((name, ctypes.c_double) for name in ("scale", "error", "length")),
+        ("fine", _Grid),
+        ("coarse", _Grid),
+        ("patches", ctypes.c_void_p),
+        ("length", ctypes.c_double),
     )
 
 
@@ -41,8 +48,9 @@ class NativeFrame(NamedTuple):
     """One context frame as the C++ code reads it."""
 
     words: Tensor  # float32 channels or pairs of int16 channels, (h * groups * w + slack) of 4 bytes
+    coarse: Tensor | None  # likewise of four uint8 channels; None where nothing is screened
     patches: Tensor | None  # (h, w, C) float32; None where nothing is rescored
-    address: _Frame  # of both, and how far rounding to int16 can move a patch
+    address: _Frame  # of all, and how far rounding can move a patch
     level: int  # the instruction set it was laid out for
 
 
@@ -123,10 +131,11 @@ def prepare(features: Tensor) -> NativeFrame:
     patches = _patches(features)
     screens = bool(_library().siammae_native_level_screens(level))
     words = torch.empty(h * ((channels + 1) // 2 if screens else channels) * w + _SLACK)
-    address = _Frame(words.data_ptr(), patches.data_ptr())
+    coarse = torch.empty(h * ((channels + 3) // 4) * w + _SLACK) if screens and channels <= _MOST_COARSE else None
+    address = _Frame(_Grid(words.data_ptr()), _Grid(None if coarse is None else coarse.data_ptr()), patches.data_ptr())
     if _library().siammae_native_layout(channels, h, w, level, ctypes.byref(address)):
         raise MemoryError("no memory to lay out a frame for the native affinity kernel.")
-    return NativeFrame(words, patches if screens else None, address, level)
+    return NativeFrame(words, coarse, patches if screens else None, address, level)
 
 
 def _patches(features: Tensor) -> Tensor:

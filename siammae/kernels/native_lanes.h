@@ -28,6 +28,7 @@ typedef __m512i Sums;
 inline Sums zero() { return _mm512_setzero_si512(); }
 inline Sums load(const Word *p) { return _mm512_loadu_si512(p); }
 inline Sums multiply_add(Sums sum, Word q, Sums keys) { return _mm512_dpwssd_epi32(sum, _mm512_set1_epi32(q), keys); }
+inline Sums multiply_add_bytes(Sums sum, Word q, Sums keys) { return _mm512_dpbusd_epi32(sum, keys, _mm512_set1_epi32(q)); }
 inline uint64_t at_least(Sums sums, Word bar) { return _mm512_cmpge_epi32_mask(sums, _mm512_set1_epi32(bar)); }
 inline void store(Word *to, Sums sums) { _mm512_storeu_si512(to, sums); }
 #else
@@ -38,6 +39,7 @@ typedef Floats Sums;
 inline Sums zero() { return Sums{}; }
 inline Sums load(const Word *p) { return *(const LooseFloats *)p; }
 inline Sums multiply_add(Sums sum, Word q, Sums keys) { return sum + q * keys; }
+inline Sums multiply_add_bytes(Sums sum, Word, Sums) { return sum; }  // never called
 inline void store(Word *to, Sums sums) { *(LooseFloats *)to = sums; }
 inline uint64_t at_least(Sums sums, Word bar) {
 #if defined(__AVX512F__)

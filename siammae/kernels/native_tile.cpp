@@ -7,9 +7,10 @@
 // every product sum staying in one register lane from the first channel to the last. So a pair's score depends on its
 // two patches only, not on tiles or threads. The sums are compared with each query's top_k-th best at once, in registers.
 //
-// With VNNI the sums are of int16 products, twice as fast, and only a screen: by Cauchy-Schwarz
+// With VNNI the sums are of int8 or int16 products, four times or twice as fast, and only a screen: by Cauchy-Schwarz
 // |q.k - q'.k'| <= |q - q'| |k| + |q'| |k - k'|, and every key whose screened score comes within that bound (and the
-// rounding of float32 sums) of the top_k-th best is scored again in float32. The result is that of float32.
+// rounding of float32 sums) of the top_k-th best is scored again in float32. The result is that of float32. Where patches
+// look so alike that int8 lets too many through, the rest of a tile is screened in int16.
 #include <stddef.h>
 
 #include "native.h"
@@ -26,17 +27,27 @@ struct Query {
     int64_t tied;   // patches left out that equal the last entry
     float kth;      // the last entry's score; -inf while the list is not full
     Word bar;       // what a sum must reach to be looked at
+    Word offset;    // what coarse sums have too much: 128 times the sum of the rounded channels
 };
 
 struct Block {
     int64_t y, x;
     Query queries[kQueries];  // row by row
-    Word *words;              // (groups, kQueries)
+    Word *words, *coarse;     // (groups, kQueries)
     const float *patches[kQueries];
 };
 
-struct Screen {  // of a tile's queries, as in Frame
-    double scale, error, length;
+struct Rounding {  // as in Grid
+    double scale, error;
+};
+
+struct Screen {  // of a tile's queries
+    Rounding fine, coarse;
+    double length;
+};
+
+struct Effort {
+    int64_t sums, looked;  // sums made, and those of them that were looked at
 };
 
 struct Row {  // one row of one context frame
@@ -45,9 +56,13 @@ struct Row {  // one row of one context frame
     int64_t y, first;   // first: the flat index of its first patch
     double scale;       // from a score to a screened sum
     double margin;      // how far the two can be apart, as a score
+    bool coarse;
+    Effort *effort;
 };
 
-inline int64_t groups_of(int64_t channels) { return kScreens ? (channels + 1) / 2 : channels; }
+inline int64_t groups_of(int64_t channels, bool coarse) {
+    return coarse ? (channels + 3) / 4 : kScreens ? (channels + 1) / 2 : channels;
+}
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
@@ -70,7 +85,7 @@ float exact_score(const float *q, const float *k, int64_t channels) {
 
 void set_bar(Query &query, const Row &row) {
 #if defined(__AVX512VNNI__)
-    const double bar = __builtin_floor(((double)query.kth - row.margin) * row.scale);
+    const double bar = __builtin_floor(((double)query.kth - row.margin) * row.scale) + (row.coarse ? query.offset : 0);
     query.bar = bar <= -2147483648.0 ? INT32_MIN : bar >= 2147483647.0 ? INT32_MAX : (Word)bar;
 #else
     (void)row;
@@ -113,13 +128,14 @@ void look_at(uint64_t bits, const Word *sums, Block &block, int q, const Problem
         const int lane = __builtin_ctzll(bits);
         if (!(sums[lane] >= block.queries[q].bar)) continue;
         const float *key = row.frame->patches + (row.y * p.width + x + lane) * p.channels;
+        ++row.effort->looked;
         const float score = kScreens ? exact_score(block.patches[q], key, p.channels) : (float)sums[lane];
         offer(block.queries[q], p, row, score, row.first + x + lane);
     }
 }
 
 // All sums of a block with V * kLanes keys. Apart from what follows, so that the compiler keeps them in registers.
-template <int V>
+template <int V, bool coarse>
 __attribute__((noinline)) void multiply(const Word *query, const Word *key, int64_t stride, int64_t groups, Word *out) {
     Sums sums[kQueries * V];
 #pragma GCC unroll 24
@@ -129,16 +145,19 @@ __attribute__((noinline)) void multiply(const Word *query, const Word *key, int6
 #pragma GCC unroll 3
         for (int v = 0; v < V; ++v) keys[v] = load(key + v * kLanes);
 #pragma GCC unroll 24
-        for (int i = 0; i < kQueries * V; ++i) sums[i] = multiply_add(sums[i], query[i / V], keys[i % V]);
+        for (int i = 0; i < kQueries * V; ++i)
+            sums[i] = coarse ? multiply_add_bytes(sums[i], query[i / V], keys[i % V])
+                             : multiply_add(sums[i], query[i / V], keys[i % V]);
     }
 #pragma GCC unroll 24
     for (int i = 0; i < kQueries * V; ++i) store(out + i * kLanes, sums[i]);
 }
 
-template <int V>
+template <int V, bool coarse>
 void match(Block &block, const Problem &p, const Row &row, int64_t x, const int64_t *half) {
     alignas(64) Word sums[kQueries * V * kLanes];
-    multiply<V>(block.words, row.words + x, p.width, groups_of(p.channels), sums);
+    multiply<V, coarse>(coarse ? block.coarse : block.words, row.words + x, p.width, groups_of(p.channels, coarse), sums);
+    row.effort->sums += kQueries * V * kLanes;
     for (int q = 0; q < kQueries; ++q) {
         const Word *mine = sums + q * V * kLanes;
         uint64_t bits = 0;
@@ -150,6 +169,7 @@ void match(Block &block, const Problem &p, const Row &row, int64_t x, const int6
     }
 }
 
+template <bool coarse>
 void visit(Block &block, const Problem &p, const Row &row, bool free) {
     int64_t half[kDown], widest = -1;
     for (int down = 0; down < kDown; ++down) {
@@ -163,19 +183,19 @@ void visit(Block &block, const Problem &p, const Row &row, bool free) {
     for (int64_t vectors = (end - x + kLanes - 1) / kLanes; vectors > 0;) {
         // Four vectors are two and two, not three and one: a single one cannot keep the multipliers busy.
         const int64_t now = vectors == 4 ? 2 : least(vectors, kVectors);
-        if (now == 3) match<3>(block, p, row, x, half);
-        if (now == 2) match<2>(block, p, row, x, half);
-        if (now == 1) match<1>(block, p, row, x, half);
+        if (now == 3) match<3, coarse>(block, p, row, x, half);
+        if (now == 2) match<2, coarse>(block, p, row, x, half);
+        if (now == 1) match<1, coarse>(block, p, row, x, half);
         x += now * kLanes;
         vectors -= now;
     }
 }
 
 // The grid of int16: no patch is longer than kLongest units, so no sum of products leaves 32 bits.
-Screen grid_of(double longest_squared, int64_t channels) {
-    const double kLongest = 32700, length = __builtin_sqrt(longest_squared) + 1e-30;
+Rounding fine_grid(double length, int64_t channels) {
+    const double kLongest = 32700;
     // 0.5 for rounding, 0.01 for the rounding of scale * feature
-    return {kLongest / length, 0.51 * __builtin_sqrt((double)channels) * length / kLongest, length};
+    return {kLongest / length, 0.51 * __builtin_sqrt((double)channels) * length / kLongest};
 }
 
 inline int32_t rounded(float scaled) { return (int32_t)(scaled + (scaled < 0 ? -0.5f : 0.5f)); }
@@ -191,9 +211,55 @@ void words_of(const float *patch, int64_t channels, float scale, Word *words) {
     if (channels % 2) words[channels / 2] = pair(scale * patch[channels - 1], 0);
 }
 
+// A patch's channels as coarse words: (groups), each byte flipped by `flip`.
+void coarse_words_of(const float *patch, int64_t channels, float scale, uint8_t flip, Word *words) {
+    uint8_t *bytes = (uint8_t *)words;
+    words[groups_of(channels, true) - 1] = 0;
+    for (int64_t c = 0; c < channels; ++c) bytes[c] = (uint8_t)(rounded(scale * patch[c]) ^ flip);
+}
+
 // No less than the square of the longest patch's length: the sums' own rounding is added.
 double longest_squared(const float *patch, int64_t channels, double so_far) {
     return __builtin_fmax(so_far, exact_score(patch, patch, channels) * (1 + 1.2e-7 * (double)(channels + 8)));
+}
+
+double root(double squared) { return __builtin_sqrt(squared) + 1e-30; }
+
+float largest_channel(const float *patch, int64_t channels, float so_far) {
+    for (int64_t c = 0; c < channels; ++c) {
+        const float size = __builtin_fabsf(patch[c]);
+        so_far = size > so_far ? size : so_far;
+    }
+    return so_far;
+}
+
+// The square of how far a patch is from its rounded one, in units of the grid.
+float error_squared(const float *patch, int64_t channels, float scale) {
+    float lanes[kLanes] = {};
+    const auto add = [&](int64_t c, int lane) {
+        const float scaled = scale * patch[c], off = scaled - (float)rounded(scaled);
+        lanes[lane] += off * off;
+    };
+    int64_t c = 0;
+    for (; c + kLanes <= channels; c += kLanes)
+        for (int lane = 0; lane < kLanes; ++lane) add(c + lane, lane);
+    for (; c < channels; ++c) add(c, 0);
+    for (int lane = 1; lane < kLanes; ++lane) lanes[0] += lanes[lane];
+    return lanes[0];
+}
+
+// The grid of int8, which the largest channel fills. Patches are numbers [0, n) for `patch`.
+template <typename Patch>
+Rounding coarse_grid(int64_t n, int64_t channels, const Patch &patch) {
+    float largest = 1e-30f, worst = 0;
+    for (int64_t i = 0; i < n; ++i) largest = largest_channel(patch(i), channels, largest);
+    const float scale = 127 / largest;
+    for (int64_t i = 0; i < n; ++i) {
+        const float error = error_squared(patch(i), channels, scale);
+        worst = error > worst ? error : worst;
+    }
+    // a hundredth for the sum's own rounding and for that of scale * feature
+    return {scale, 1.01 * (__builtin_sqrt((double)worst) + 1e-4 * __builtin_sqrt((double)channels)) / scale};
 }
 
 void place(Block &block, const Problem &p, const Tile &tile, int64_t y, int64_t x) {
@@ -202,16 +268,21 @@ void place(Block &block, const Problem &p, const Tile &tile, int64_t y, int64_t 
         const int64_t row = y + q / kAcross, column = x + q % kAcross;
         const bool real = row < tile.bottom && column < tile.right;
         const int64_t patch = least(row, tile.bottom - 1) * p.width + least(column, tile.right - 1);
-        block.queries[q] = Query{real ? patch : -1, 0, 0, kMinusInfinity, Word{}};
+        block.queries[q] = Query{real ? patch : -1, 0, 0, kMinusInfinity, Word{}, Word{}};
         block.patches[q] = p.query + patch * p.channels;
     }
 }
 
-void pack(Block &block, int64_t channels, float scale, Word *room) {
-    const int64_t groups = groups_of(channels);
+void pack(Block &block, int64_t channels, const Screen &screen, Word *room) {
     for (int q = 0; q < kQueries; ++q) {
-        words_of(block.patches[q], channels, scale, room);
-        for (int64_t g = 0; g < groups; ++g) block.words[g * kQueries + q] = room[g];
+        words_of(block.patches[q], channels, (float)screen.fine.scale, room);
+        for (int64_t g = 0; g < groups_of(channels, false); ++g) block.words[g * kQueries + q] = room[g];
+        if (!kScreens) continue;
+        coarse_words_of(block.patches[q], channels, (float)screen.coarse.scale, 0, room);
+        for (int64_t g = 0; g < groups_of(channels, true); ++g) block.coarse[g * kQueries + q] = room[g];
+        int32_t sum = 0;
+        for (int64_t c = 0; c < channels; ++c) sum += ((const int8_t *)room)[c];
+        block.queries[q].offset = (Word)(128 * sum);
     }
 }
 
@@ -225,73 +296,114 @@ void finish(const Query &query, const Problem &p) {
 }
 
 // Asks for a share of the next row's words, so that they are near when the blocks come to them.
-void prefetch(const Word *words, const Problem &p, const Tile &tile, bool free, int64_t share, int64_t shares) {
-    const int64_t groups = groups_of(p.channels), end = groups * (share + 1) / shares;
+void prefetch(const Row &row, const Problem &p, const Tile &tile, bool free, int64_t share, int64_t shares) {
+    const int64_t groups = groups_of(p.channels, row.coarse), end = groups * (share + 1) / shares;
+    const Word *words = row.words + groups * p.width;
     const int64_t left = free ? 0 : most(0, tile.left - p.reach);
     const int64_t right = free ? p.width : least(p.width, tile.right + p.reach);
     for (int64_t g = groups * share / shares; g < end; ++g)
         for (int64_t x = left; x < right; x += 16) __builtin_prefetch(words + g * p.width + x, 0, 2);
 }
 
-void search(Block *blocks, int64_t count, const Problem &p, const Tile &tile, int64_t f, const Screen &screen) {
+template <bool coarse>
+void search(Block *blocks, int64_t count, const Problem &p, const Tile &tile, int64_t f, const Screen &screen, Effort *effort) {
     const Frame &frame = p.context[f];
+    const Grid &grid = coarse ? frame.coarse : frame.fine;
+    const Rounding &own = coarse ? screen.coarse : screen.fine;
     const bool free = f < p.free_frames;
     // What float32 sums can be off by is added twice, with room to spare: the bar and the new score both have it.
     const double rounding = 2.4e-7 * (double)(p.channels + 8) * screen.length * frame.length;
-    Row row = {&frame, 0, 0, 0, screen.scale * frame.scale, 0};
-    row.margin = screen.error * frame.length + (screen.length + screen.error) * frame.error + rounding;
+    const double margin = own.error * frame.length + (screen.length + own.error) * grid.error + rounding;
+    Row row = {&frame, 0, 0, 0, own.scale * grid.scale, margin, coarse, effort};
     for (int64_t i = 0; i < count; ++i)
         for (Query &query : blocks[i].queries) set_bar(query, row);
     const int64_t begin = free ? 0 : most(0, tile.top - p.reach);
     const int64_t end = free ? p.height : least(p.height, tile.bottom + p.reach);
-    const int64_t stride = groups_of(p.channels) * p.width;
     for (row.y = begin; row.y < end; ++row.y) {
-        row.words = (const Word *)frame.words + row.y * stride;
+        row.words = (const Word *)grid.words + row.y * groups_of(p.channels, coarse) * p.width;
         row.first = (f * p.height + row.y) * p.width;
         for (int64_t i = 0; i < count; ++i) {
-            if (row.y + 1 < end) prefetch(row.words + stride, p, tile, free, i, count);
-            visit(blocks[i], p, row, free);
+            if (row.y + 1 < end) prefetch(row, p, tile, free, i, count);
+            visit<coarse>(blocks[i], p, row, free);
         }
     }
 }
 
-void run(const Problem &p, const Tile &tile) {
-    Block blocks[(kTileSide / kDown) * (kTileSide / kAcross)];
-    Word *room = (Word *)tile.scratch, *words = room + groups_of(p.channels);
+// Fills the blocks of a tile with its queries, and returns how many there are.
+int64_t place_all(Block *blocks, const Problem &p, const Tile &tile, Word *words) {
     int64_t count = 0;
-    double longest = 0;
     for (int64_t y = tile.top; y < tile.bottom; y += kDown)
         for (int64_t x = tile.left; x < tile.right; x += kAcross) {
             Block &block = blocks[count++];
             block.words = words;
-            words += groups_of(p.channels) * kQueries;
+            words += groups_of(p.channels, false) * kQueries;
+            block.coarse = words;
+            words += kScreens ? groups_of(p.channels, true) * kQueries : 0;
             place(block, p, tile, y, x);
-            for (int q = 0; kScreens && q < kQueries; ++q) longest = longest_squared(block.patches[q], p.channels, longest);
         }
-    const Screen screen = grid_of(longest, p.channels);
-    for (int64_t i = 0; i < count; ++i) pack(blocks[i], p.channels, (float)screen.scale, room);
-    for (int64_t f = 0; f < p.frames; ++f) search(blocks, count, p, tile, f, screen);
+    return count;
+}
+
+Screen screen_of(const Block *blocks, int64_t count, int64_t channels) {
+    const auto patch = [&](int64_t i) { return blocks[i / kQueries].patches[i % kQueries]; };
+    double longest = 0;
+    for (int64_t i = 0; i < count * kQueries; ++i) longest = longest_squared(patch(i), channels, longest);
+    return {fine_grid(root(longest), channels), coarse_grid(count * kQueries, channels, patch), root(longest)};
+}
+
+// Looking at a patch costs as much as this many coarse sums save: measured on an EPYC (Zen 4), 192 and 384 channels.
+enum { kSaved = 32 };
+
+void run(const Problem &p, const Tile &tile) {
+    Block blocks[(kTileSide / kDown) * (kTileSide / kAcross)];
+    Word *room = (Word *)tile.scratch, *words = room + groups_of(p.channels, false);
+    const int64_t count = place_all(blocks, p, tile, words);
+    Screen screen = {};
+    if (kScreens) screen = screen_of(blocks, count, p.channels);
+    for (int64_t i = 0; i < count; ++i) pack(blocks[i], p.channels, screen, room);
+    bool pays = kScreens;
+    for (int64_t f = 0; f < p.frames; ++f) {
+        Effort effort = {};
+        // The first window fills the lists, so much of it is looked at.
+        const bool filled = f > 0 || p.free_frames > 0;
+        const bool coarse = pays && filled && p.context[f].coarse.words;
+        (coarse ? search<true> : search<false>)(blocks, count, p, tile, f, screen, &effort);
+        if (coarse && f > 0) pays = effort.looked * kSaved < effort.sums;
+    }
     for (int64_t i = 0; i < count; ++i)
         for (const Query &query : blocks[i].queries) finish(query, p);
 }
 
-// Rows of patches turn into rows of groups, 16 patches at a time, so that both stay in the cache.
-void lay_out(int64_t channels, int64_t h, int64_t w, Word *room, Frame &frame) {
-    const int64_t groups = groups_of(channels), n = h * w;
-    Word *words = (Word *)frame.words;
-    double longest = 0;
-    for (int64_t i = 0; kScreens && i < n; ++i) longest = longest_squared(frame.patches + i * channels, channels, longest);
-    const Screen screen = grid_of(longest, channels);
-    frame.scale = screen.scale, frame.error = screen.error, frame.length = screen.length;
+// Rows of patches turn into rows of groups, 16 patches at a time, so that both stay in the cache. `words_of` gives the words
+// of one patch.
+template <typename WordsOf>
+void lay_out_grid(int64_t groups, int64_t h, int64_t w, Word *room, Word *words, const WordsOf &words_of) {
     for (int64_t y = 0; y < h; ++y, words += groups * w)
         for (int64_t from = 0; from < w; from += kTogether) {
             const int64_t some = least(kTogether, w - from);
-            for (int64_t i = 0; i < some; ++i)
-                words_of(frame.patches + (y * w + from + i) * channels, channels, (float)screen.scale, room + i * groups);
+            for (int64_t i = 0; i < some; ++i) words_of(y * w + from + i, room + i * groups);
             for (int64_t g = 0; g < groups; ++g)
                 for (int64_t i = 0; i < some; ++i) words[g * w + from + i] = room[i * groups + g];
         }
     __builtin_memset(words, 0, sizeof(Word) * kSlack);
+}
+
+void lay_out(int64_t channels, int64_t h, int64_t w, Word *room, Frame &frame) {
+    const auto patch = [&](int64_t i) { return frame.patches + i * channels; };
+    double longest = 0;
+    for (int64_t i = 0; kScreens && i < h * w; ++i) longest = longest_squared(patch(i), channels, longest);
+    frame.length = root(longest);
+    const Rounding fine = fine_grid(frame.length, channels);
+    frame.fine.scale = fine.scale, frame.fine.error = fine.error;
+    lay_out_grid(groups_of(channels, false), h, w, room, (Word *)frame.fine.words, [&](int64_t i, Word *words) {
+        words_of(patch(i), channels, (float)fine.scale, words);
+    });
+    if (!frame.coarse.words) return;
+    const Rounding coarse = coarse_grid(h * w, channels, patch);
+    frame.coarse.scale = coarse.scale, frame.coarse.error = coarse.error;
+    lay_out_grid(groups_of(channels, true), h, w, room, (Word *)frame.coarse.words, [&](int64_t i, Word *words) {
+        coarse_words_of(patch(i), channels, (float)coarse.scale, 128, words);
+    });
 }
 
 }  // namespace

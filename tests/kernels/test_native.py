@@ -110,6 +110,22 @@ def test_topk_affinity_native_tells_apart_scores_closer_than_its_screen(isa, spr
 
 
 @built
+@pytest.mark.parametrize("kind", ["normal", "alike", "outlier", "constant"])
+@pytest.mark.parametrize(("channels", "free_frames"), [(6, 0), (31, 1), (128, 0)])
+def test_topk_affinity_native_without_its_coarse_screen_gives_the_same_bits(monkeypatch, kind, channels, free_frames):
+    frames = unit(6, channels, 21, 37)
+    if kind == "outlier":
+        frames[:, 3] += 2
+    if kind in ("alike", "constant"):
+        frames = frames[:1, :, :1, :1] + (1e-3 if kind == "alike" else 0) * frames
+    frames = torch.nn.functional.normalize(frames, dim=1)
+    rules = {"radius": 6, "free_frames": free_frames, "keep_ties": kind == "alike"}
+    both = affinity(frames[0], frames[1:], **rules)
+    monkeypatch.setattr(native, "_MOST_COARSE", 0)
+    assert all(map(torch.equal, both, affinity(frames[0], frames[1:], **rules)))
+
+
+@built
 @pytest.mark.parametrize("magnitude", [1e-12, 1e4, 1e15])
 def test_topk_affinity_native_takes_any_magnitude(isa, magnitude):
     query, context = unit(33, 7, 13), unit(2, 33, 7, 13, seed=1) * torch.rand(2, 1, 7, 13)
@@ -254,7 +270,9 @@ c, h, w, k = 6, 21, 37, 3
 patches = np.random.default_rng(0).standard_normal((2, h, w, c)).astype(np.float32)
 patches /= np.linalg.norm(patches, axis=-1, keepdims=True)
 words = np.empty(h * w * c + 64, np.float32)
-frame = ctypes.create_string_buffer(struct.pack("2q3d", words.ctypes.data, patches[1].ctypes.data, 0, 0, 0))
+coarse = np.empty_like(words)
+numbers = (words.ctypes.data, 0, 0, coarse.ctypes.data, 0, 0, patches[1].ctypes.data, 0)
+frame = ctypes.create_string_buffer(struct.pack("q2dq2dqd", *numbers))
 library.siammae_native_layout.argtypes = (*[ctypes.c_int64] * 3, ctypes.c_int32, ctypes.c_void_p)
 assert library.siammae_native_layout(c, h, w, level, frame) == 0
 half = np.full(h + w + 1, h + w)
