@@ -32,7 +32,7 @@ class PretrainConfig(Settings):
 
     Attributes:
         videos: what to train on: a folder searched for videos, images or tar shards; a ``.txt`` with a path, or a
-            ``.csv`` with a path and times, in each line; or one file.
+            ``.csv`` with a path and times, in each line, videos and images together; or one file.
         output_dir: gets ``states/`` (to resume), ``log.jsonl``, ``broken.txt`` (clips that cannot be read) and
             ``model/`` (for ``from_pretrained``).
         model: the network.
@@ -46,7 +46,8 @@ class PretrainConfig(Settings):
         crop_ratio: width over height of a crop, least and largest.
         flip: probability of a horizontal flip.
         still_share: part of the pairs made from one frame, the future being a crop inside the past's crop, instead of
-            two frames by one crop (CropMAE's global-to-local pairs).
+            two frames by one crop (CropMAE's global-to-local pairs). Of videos: single images beside them give no
+            other pairs. Of images alone it must be 1.
         still_scale: part of the past crop's area that the future crop of such a pair covers, least and largest.
         still_gap: the future crop of a still pair may come from a frame up to this many frames away.
         still_flow: where the two frames of a still pair differ, follow what moved by optical flow (OpenCV's DIS): the

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from siammae.frames import IMAGE_SUFFIXES
+
 
 class Skipped(NamedTuple):
     """A clip that could not be read."""
@@ -33,3 +35,8 @@ class Clip:
     start: float | None = None
     stop: float | None = None
     offset: int = 0
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is a single image, which has no second frame; a shard keeps the name of what it was made from."""
+        return Path(self.name).suffix.lower() in IMAGE_SUFFIXES

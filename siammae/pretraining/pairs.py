@@ -50,6 +50,8 @@ class VideoPairs(Dataset[Pairs]):
     made from: the same clips, frames and crops, and the same pixels where they were written as PNG and the videos are
     read with the shards' short side and reader.
 
+    A single image gives still pairs, whatever ``config.still_share`` says, and takes nothing from the videos beside it.
+
     A clip that cannot be read is replaced by the next one that can; the sample names it. It is tried again at its next
     turn: other frames of it may be whole, and what was read before must not count.
 
@@ -58,7 +60,7 @@ class VideoPairs(Dataset[Pairs]):
         config: see :class:`siammae.PretrainConfig`.
 
     Raises:
-        ValueError: the clips are images, and not all pairs are still.
+        ValueError: all clips are images, but ``config.still_share`` is below 1.
         ImportError: ``config.reader`` is not installed.
     """
 
@@ -66,7 +68,6 @@ class VideoPairs(Dataset[Pairs]):
         check_clips(clips, config)
         self.clips = list(clips)
         self.config = config
-        self._least = 1 if config.still_share == 1 else 2  # frames of a clip
         self._broken: dict[str, str] = {}
         self._declared: dict[int, tuple[int, int]] = {}  # frame counts as the headers state them, and steps
         self._lengths: dict[int, int] = {}  # true frame counts, where they are known
@@ -124,11 +125,13 @@ class VideoPairs(Dataset[Pairs]):
 
         The first draw never uses what was learnt before, so that the result does not depend on history.
         """
+        share = 1.0 if self.clips[number].is_image else self.config.still_share
+        least = 1 if share == 1 else 2  # frames of a clip
         if number not in self._declared:
             self._declared[number] = clip.count, clip.step
         declared, step = self._declared[number]
-        if declared > (self._least - 1) * step:
-            draws = self._draw(rng, declared, step)
+        if declared > (least - 1) * step:
+            draws = self._draw(rng, declared, step, share)
             if max(draw.future for draw in draws) < self._lengths.get(number, declared):
                 try:
                     return draws, self._read(number, clip, draws)
@@ -136,16 +139,16 @@ class VideoPairs(Dataset[Pairs]):
                     self._lengths[number] = end.frame_count
         if number not in self._lengths:
             self._lengths[number] = clip.measure()
-        if (true := self._lengths[number]) <= (self._least - 1) * step:
-            raise ValueError(f"a pair needs {self._least} frames, the clip has {-(-true // step)}.")
-        draws = self._draw(rng, true, step)
+        if (true := self._lengths[number]) <= (least - 1) * step:
+            raise ValueError(f"a pair needs {least} frames, the clip has {-(-true // step)}.")
+        draws = self._draw(rng, true, step, share)
         return draws, self._read(number, clip, draws)
 
-    def _draw(self, rng: np.random.Generator, count: int, step: int) -> list[_Draw]:
+    def _draw(self, rng: np.random.Generator, count: int, step: int, share: float) -> list[_Draw]:
         """Draw the frames of all pairs first, so that they are decoded in one pass."""
         draws = []
         for _ in range(self.config.samples_per_video):
-            still = bool(rng.random() < self.config.still_share)
+            still = bool(rng.random() < share)  # drawn even where all are still, for what is drawn after it
             gap = (0, self.config.still_gap) if still else self.config.frame_gap
             draws.append(_Draw(still, *draw_frames(rng, count, gap, step)))
         return draws

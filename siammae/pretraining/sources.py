@@ -21,10 +21,11 @@ def find_clips(source: PathLike) -> list[Clip]:
 
     Args:
         source: a folder, searched with all its subfolders for videos, or where there are none for images, each a clip
-            of one frame (hidden files are left out); a folder of shards written by ``siammae shard``, or one of its
-            ``.tar`` files; a ``.txt`` file with one path a line; a ``.csv`` file with the header ``path,start,stop``,
-            the times in seconds and empty where a clip begins or ends with its file; or one video or image. The paths
-            of a list or a table are relative to it and inside its folder.
+            of one frame (hidden files are left out, and images beside videos, which may be their masks: a list takes
+            both); a folder of shards written by ``siammae shard``, or one of its ``.tar`` files; a ``.txt`` file with
+            one path a line; a ``.csv`` file with the header ``path,start,stop``, the times in seconds and empty where
+            a clip begins or ends with its file; or one video or image. The paths of a list or a table are relative to
+            it and inside its folder.
 
     Returns:
         Clips in sorted order (folder), or as listed. Their names differ, and stay when the whole source is moved.
@@ -61,14 +62,13 @@ def check_clips(clips: Sequence[Clip], config: PretrainConfig) -> None:
         config: gives ``still_share`` and ``reader``.
 
     Raises:
-        ValueError: there are single images, which have no second frame, but not all pairs are still.
+        ValueError: all clips are single images, as where a video lies in frames, but not all pairs are to be still.
         ImportError: the reader is not installed, or cannot load.
     """
-    image = next((clip for clip in clips if clip.kind == "image"), None)
-    if image is not None and config.still_share < 1:
+    if config.still_share < 1 and all(clip.is_image for clip in clips):
         raise ValueError(
-            f"{config.videos} holds single images ({image.name}) but still_share is {config.still_share}: an image has "
-            "no second frame. Set still_share to 1, or pass videos."
+            f"{config.videos} holds only single images ({clips[0].name}) but still_share is {config.still_share}: an "
+            "image has no second frame. Set still_share to 1 for pictures; pass a video's frames as a video."
         )
     if any(clip.kind == "video" for clip in clips):
         require_reader(config.reader)

@@ -4,7 +4,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from siammae.errors import DatasetError, VideoReadError
-from siammae.frames import open_reader, read_frames
+from siammae.frames import open_reader, read_frames, write_image
 from siammae.pretraining import opening
 from siammae.pretraining.crops import collate
 from siammae.pretraining.pairs import VideoPairs, draw_frames
@@ -246,6 +246,63 @@ def test_broken_clips_are_replaced_by_the_next_with_a_draw_of_its_own(tmp_path):
 def test_clip_of_one_frame_serves_still_pairs(tmp_path):
     write_video(tmp_path / "single.avi", np.zeros((1, 40, 48, 3), np.uint8))
     assert stream(tmp_path, still_share=1.0, still_gap=3)[0].frames.shape == (2, 2, 3, 32, 32)
+
+
+MIXED = {"still_share": 0.5, "still_gap": 2, "still_flow": True, "color_jitter": 0.2, "still_rotation": 9.0}
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """The four videos, and three photographs behind them in the list."""
+    folder = make_clips(tmp_path_factory.mktemp("mixed"))
+    for index in range(3):
+        write_image(folder / f"{index}.png", np.random.default_rng(index).integers(0, 256, (44, 50, 3), dtype=np.uint8))
+    names = [*(f"clip{index}.avi" for index in range(4)), *(f"{index}.png" for index in range(3))]
+    (folder / "list.txt").write_text("\n".join(names))
+    return folder / "list.txt"
+
+
+def by_clip(videos, epochs=6):
+    """The samples of some epochs by the number of the epoch and the name of the clip."""
+    samples = {}
+    for position in range(epochs * len(videos.clips)):
+        sample = videos[position]
+        epoch, place = divmod(position, len(videos.clips))
+        samples[epoch, videos.clips[videos._order[1][place]].name] = sample
+    assert len(samples) == epochs * len(videos.clips)
+    assert not videos.broken
+    return samples
+
+
+@pytest.mark.parametrize("fields", [{}, {"still_share": 0.0}, {"cache_mb": 64}], ids=str)
+def test_images_beside_videos_give_still_pairs_and_change_nothing_of_the_videos(clips, mixed, fields):
+    fields = {**MIXED, **fields}
+    both, videos = by_clip(stream(mixed, **fields)), by_clip(stream(clips, **fields))
+    for key, sample in videos.items():
+        assert torch.equal(both[key].frames, sample.frames)
+        assert torch.equal(both[key].places.nan_to_num(-9), sample.places.nan_to_num(-9))
+    images = [sample for (_, name), sample in both.items() if name.endswith(".png")]
+    assert len(images) == 18
+    for sample in images:
+        assert sample.places.isfinite().all()  # it is known where all lies
+        assert not torch.equal(sample.frames[:, 0], sample.frames[:, 1])
+    if not fields["still_share"]:
+        assert all(sample.places.isnan().all() for sample in videos.values())
+
+
+def test_image_gives_the_same_pairs_whatever_the_still_share(mixed):
+    one, other = (by_clip(stream(mixed, **{**MIXED, "still_share": share})) for share in (0.0, 1.0))
+    assert all(torch.equal(one[key].frames, other[key].frames) for key in one if key[1].endswith(".png"))
+
+
+def test_flow_is_never_looked_for_in_an_image(mixed, monkeypatch):
+    def forbidden(past, future):
+        raise AssertionError("nothing moves in an image")
+
+    monkeypatch.setattr("siammae.pretraining.crops.find_flow", forbidden)
+    by_clip(stream(mixed, **{**MIXED, "still_share": 0.0}))
+    with pytest.raises(AssertionError, match="nothing moves"):
+        by_clip(stream(mixed, **{**MIXED, "still_share": 1.0}))  # videos have flow
 
 
 def test_stream_of_broken_clips_only_is_refused(tmp_path):

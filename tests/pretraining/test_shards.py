@@ -109,7 +109,7 @@ def test_shards_with_a_step_keep_original_numbers(clips, lossless, tmp_path):
                 list(one.frames([0, 300]))
     config = run_config(videos=tmp_path, frame_gap=(2, 7), cache_mb=1)
     videos = VideoPairs(find_clips(tmp_path), config)
-    drawn = [videos._draw(np.random.default_rng(seed), 20, 3) for seed in range(50)]
+    drawn = [videos._draw(np.random.default_rng(seed), 20, 3, 0.0) for seed in range(50)]
     assert {pair.future - pair.past for pairs in drawn for pair in pairs} == {3, 6}
     assert [videos[position].skipped for position in range(12)] == [()] * 12
 
@@ -127,6 +127,19 @@ def test_shards_of_images_and_of_cuts_are_clips_as_well(clips, tmp_path):
     write_shards(frame_folder(tmp_path / "photos"), tmp_path / "stills")
     videos = VideoPairs(find_clips(tmp_path / "stills"), run_config(still_share=1.0))
     assert videos[0].frames.shape == (2, 2, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"holds only single images \(0\.png\) but still_share is 0\.5"):
+        VideoPairs(find_clips(tmp_path / "stills"), run_config(still_share=0.5))
+
+
+def test_lossless_shards_of_videos_and_images_give_bit_identical_batches(tmp_path):
+    folder = make_clips(tmp_path / "both")
+    names = [path.name for path in [*frame_folder(folder / "photos").iterdir(), *folder.glob("*.avi")]]
+    (folder / "list.txt").write_text("".join(f"photos/{n}\n" if n.endswith("png") else f"{n}\n" for n in sorted(names)))
+    write_shards(folder / "list.txt", tmp_path / "shards", ShardSettings(short_side=36, format="png"))
+    for one, other in zip(batches(tmp_path / "shards"), batches(folder / "list.txt"), strict=True):
+        assert one.skipped == ()
+        assert torch.equal(one.frames, other.frames)
+        assert torch.equal(one.places.isnan(), other.places.isnan())
 
 
 def frame_folder(folder):

@@ -106,12 +106,13 @@ def test_find_clips_where_there_are_none_is_refused(tmp_path):
             find_clips(source)
 
 
-def test_check_clips_refuses_images_unless_all_pairs_are_still(tmp_path):
-    touch(tmp_path, "a.png")
-    clips = find_clips(tmp_path)
-    with pytest.raises(ValueError, match=r"holds single images \(a\.png\) but still_share is 0\.5: .*Set still_share"):
-        check_clips(clips, run_config(videos=tmp_path, still_share=0.5))
-    check_clips(clips, run_config(videos=tmp_path, still_share=1.0))
+def test_check_clips_refuses_images_alone_unless_all_pairs_are_still(tmp_path):
+    images = [Clip(name, tmp_path / name, kind="image") for name in ("a.png", "b.JPG")]
+    message = r"holds only single images \(a\.png\) but still_share is 0\.5: .*Set still_share to 1"
+    with pytest.raises(ValueError, match=message):
+        check_clips(images, run_config(videos=tmp_path, still_share=0.5))
+    check_clips(images, run_config(videos=tmp_path, still_share=1.0))
+    check_clips([*images, Clip("c.mp4", tmp_path / "c.mp4")], run_config(videos=tmp_path, still_share=0.0))
 
 
 @pytest.fixture(scope="module")

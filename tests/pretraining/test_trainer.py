@@ -8,11 +8,12 @@ import signal
 import time
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
 from siammae.errors import CheckpointError
-from siammae.frames import read_frames
+from siammae.frames import read_frames, write_image
 from siammae.model import SiamMAE
 from siammae.pretraining import pretrain, trainer
 from siammae.pretraining import step as training_step
@@ -362,6 +363,20 @@ def test_pretrain_with_matching_loss_logs_it_lowers_it_and_resumes_bit_identical
 def test_pretrain_with_both_kinds_of_pairs_runs_and_progress_shows_the_matching_loss(clips, tmp_path, capsys):
     pretrain(run_config(clips, tmp_path, **MATCHING), device="cpu", max_steps=3, progress=True)
     assert "matching=" in capsys.readouterr().err
+
+
+def test_pretrain_on_a_list_of_videos_and_images_resumes_bit_identically(tmp_path):
+    folder = make_clips(tmp_path / "both", count=2)
+    for index in range(2):
+        write_image(folder / f"{index}.png", np.random.default_rng(index).integers(0, 256, (40, 48, 3), dtype=np.uint8))
+    (folder / "list.txt").write_text("0.png\nclip0.avi\nclip1.avi\n1.png\n")
+    fields = {**MATCHING, "still_flow": True, "epochs": 2}
+    whole = pretrain(run_config(folder / "list.txt", tmp_path / "whole", **fields), device="cpu")
+    assert (saved_step(tmp_path / "whole"), read_log(tmp_path / "whole")[-1]["step"]) == (4, 4)
+    assert not (tmp_path / "whole" / "broken.txt").exists()
+    config = run_config(folder / "list.txt", tmp_path / "cut", **fields)
+    pretrain(config, device="cpu", max_steps=1)
+    assert same_weights(whole, pretrain(config, device="cpu", resume=tmp_path / "cut"))
 
 
 def test_pretrain_with_clipped_gradients_makes_other_steps_only_where_they_are_longer(clips, tmp_path):
