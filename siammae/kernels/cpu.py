@@ -1,9 +1,9 @@
 """The affinity on a CPU in PyTorch alone: tiles of queries against their windows, several threads, nothing dense.
 
 A tile of queries shares one window a frame, so its similarities are a matrix product with a crop of the frame
-(:mod:`siammae.kernels.screening`). They decide which few patches can be among the best, and those are compared by scores
-that do not depend on the order of summation (:mod:`siammae.kernels.selection`). So neither tiles nor threads nor the way
-to multiply change a result.
+(:mod:`siammae.kernels.screening`). They decide which few patches can be among the best, and those are compared by
+scores that do not depend on the order of summation (:mod:`siammae.kernels.selection`). So neither tiles nor threads nor
+the way to multiply change a result.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from siammae.onednn import coarse_precision
 T = TypeVar("T")
 
 # Larger tiles multiply faster and look at more patches outside a query's own window: on a Xeon with AVX-512, 60 x 110
-# patches, radius 12 or 20, tiles of 80 to 256 queries differ by less than 10 %; on an EPYC (Zen 4) with products of 8 bits
-# 256 are up to a fifth faster than 128.
+# patches, radius 12 or 20, tiles of 80 to 256 queries differ by less than 10 %; with products of 8 bits, on an EPYC
+# (Zen 4), 256 are up to a fifth faster than 128.
 _TILE = (16, 16)
 # Similarities of a tile that each thread holds: 25 MB.
 _HELD = 6 << 20
