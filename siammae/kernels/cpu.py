@@ -81,16 +81,17 @@ def topk_affinity(
     def work() -> list[tuple[Box, Tensor, Tensor]]:
         with torch.no_grad():
             held = torch.empty(search.held())
-            rounded = all(frame.rounded is not None for frame in context)
+            may_round, paid, failed = all(frame.rounded is not None for frame in context), 0, 0
             done = []
             for tile in waiting:
+                rounded = may_round and failed <= paid + 1  # where it failed more often, it will again
                 queries = patches[tile.top : tile.bottom, tile.left : tile.right].flatten(0, 1)  # (Q, C)
                 screen = search.screen(tile, queries, held, rounded=rounded)
                 among = candidates(search, screen, top_k)
-                if among.common:  # and so it will be with the tiles to come
-                    rounded = False
+                if among.common:
                     screen = search.screen(tile, queries, held, rounded=False)
                     among = candidates(search, screen, top_k)
+                paid, failed = paid + screen.rounded, failed + (rounded and not screen.rounded)
                 done.append((tile, *best_of_tile(search, screen, among, queries, top_k=top_k, keep_ties=keep_ties)))
             return done
 

@@ -169,5 +169,5 @@ def test_features_that_look_alike_are_screened_in_float32(monkeypatch, screened)
     found = cpu.topk_affinity(draw[0], context, **OPTIONS)
     wanted = reference.topk_affinity(draw[0], [reference.prepare(frame) for frame in draw[1:]], **OPTIONS)
     assert torch.allclose(found[0], wanted[0], atol=1e-4)
-    # Given up at the first tile of each thread, then never tried again.
-    assert 1 <= asked.count(True) <= torch.get_num_threads() if screened == "8 bits" else not any(asked)
+    # Given up at the second tile of each thread, then never tried again.
+    assert 1 <= asked.count(True) <= 2 * torch.get_num_threads() if screened == "8 bits" else not any(asked)
