@@ -17,7 +17,7 @@ from torch import Tensor
 
 from siammae.kernels import screening
 from siammae.kernels.screening import Box, Frame, Search
-from siammae.kernels.selection import best_of_tile, candidates
+from siammae.kernels.selection import best_of_tile, candidates, rounding_may_pay
 from siammae.onednn import coarse_precision
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ T = TypeVar("T")
 # patches, radius 12 or 20, tiles of 80 to 256 queries differ by less than 10 %; with products of 8 bits, on an EPYC
 # (Zen 4), 256 are up to a fifth faster than 128.
 _TILE = (16, 16)
-# Similarities of a tile that each thread holds: 25 MB.
+# Similarities of a tile that each thread holds: 25 MB. Products of 8 bits and lists of patches add a few.
 _HELD = 6 << 20
 
 
@@ -81,7 +81,8 @@ def topk_affinity(
     def work() -> list[tuple[Box, Tensor, Tensor]]:
         with torch.no_grad():
             held = torch.empty(search.held())
-            may_round, paid, failed = all(frame.rounded is not None for frame in context), 0, 0
+            may_round = all(frame.rounded is not None for frame in context) and rounding_may_pay(search, top_k)
+            paid = failed = 0
             done = []
             for tile in waiting:
                 rounded = may_round and failed <= paid + 1  # where it failed more often, it will again

@@ -31,7 +31,7 @@ struct Problem {
 
 struct Tile {
     int64_t top, bottom, left, right;  // query patches [top, bottom) x [left, right)
-    void *scratch;                     // 4 * channels + 16 bytes for each patch of a whole tile and one more, aligned to 64
+    void *scratch;                     // 4 * channels + 16 bytes for each patch of a whole tile and one more, aligned to 4
 };
 
 typedef void (*TileFunction)(const Problem *, const Tile *);

@@ -48,7 +48,7 @@ class NativeFrame(NamedTuple):
     """One context frame as the C++ code reads it."""
 
     words: Tensor  # float32 channels or pairs of int16 channels, (h * groups * w + slack) of 4 bytes
-    coarse: Tensor | None  # likewise of four uint8 channels; None where nothing is screened
+    coarse: Tensor | None  # likewise of four uint8 channels; None where nothing is screened in 8 bits
     patches: Tensor | None  # (h, w, C) float32; None where nothing is rescored
     address: _Frame  # of all, and how far rounding can move a patch
     level: int  # the instruction set it was laid out for

@@ -19,7 +19,8 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Sums of float32 products in a fixed order: lanes, then halves of lanes.
-float exact_score(const float *q, const float *k, int64_t channels) {
+// Not inlined, so that it is the same code everywhere.
+__attribute__((noinline)) float exact_score(const float *q, const float *k, int64_t channels) {
     Floats even = {}, odd = {};
     int64_t c = 0;
     for (; c + 2 * kLanes <= channels; c += 2 * kLanes) {
@@ -35,7 +36,7 @@ float exact_score(const float *q, const float *k, int64_t channels) {
     return lanes[0];
 }
 
-// The grid of int16: no patch is longer than kLongest units, so no sum of products leaves 32 bits.
+// The grid of int16: no patch is longer than kLongest units before it is rounded, so no sum of products leaves 32 bits.
 Rounding fine_grid(double length, int64_t channels) {
     const double kLongest = 32700;
     // 0.5 for rounding, 0.01 for the rounding of scale * feature
@@ -62,12 +63,15 @@ void coarse_words_of(const float *patch, int64_t channels, float scale, uint8_t 
     for (int64_t c = 0; c < channels; ++c) bytes[c] = (uint8_t)(rounded(scale * patch[c]) ^ flip);
 }
 
-// No less than the square of the longest patch's length: the sums' own rounding is added.
+// The square of the longest patch's length, with the sums' own rounding added.
 double longest_squared(const float *patch, int64_t channels, double so_far) {
     return __builtin_fmax(so_far, exact_score(patch, patch, channels) * (1 + 1.2e-7 * (double)(channels + 8)));
 }
 
-double root(double squared) { return __builtin_sqrt(squared) + 1e-30; }
+// No less than the length: the squares of channels below 1e-19 may be lost.
+double length_of(double longest_squared, int64_t channels) {
+    return __builtin_sqrt(longest_squared + 1.2e-38 * (double)channels);
+}
 
 float largest_channel(const float *patch, int64_t channels, float so_far) {
     for (int64_t c = 0; c < channels; ++c) {
@@ -124,7 +128,7 @@ void lay_out(int64_t channels, int64_t h, int64_t w, Word *room, Frame &frame) {
     const auto patch = [&](int64_t i) { return frame.patches + i * channels; };
     double longest = 0;
     for (int64_t i = 0; kScreens && i < h * w; ++i) longest = longest_squared(patch(i), channels, longest);
-    frame.length = root(longest);
+    frame.length = length_of(longest, channels);
     const Rounding fine = fine_grid(frame.length, channels);
     frame.fine.scale = fine.scale, frame.fine.error = fine.error;
     lay_out_grid(groups_of(channels, false), h, w, room, (Word *)frame.fine.words, [&](int64_t i, Word *words) {

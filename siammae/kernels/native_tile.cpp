@@ -5,7 +5,8 @@
 //
 // A block of kQueries patches (kAcross x kDown) is multiplied with up to kVectors * kLanes neighbouring keys of one row,
 // every product sum staying in one register lane from the first channel to the last. So a pair's score depends on its
-// two patches only, not on tiles or threads. The sums are compared with each query's top_k-th best at once, in registers.
+// two patches only, not on tiles or threads (with VNNI, because it is made anew). The sums are compared with each query's
+// top_k-th best at once, in registers.
 //
 // With VNNI the sums are of int8 or int16 products, four times or twice as fast, and only a screen: by Cauchy-Schwarz
 // |q.k - q'.k'| <= |q - q'| |k| + |q'| |k - k'|, and every key whose screened score comes within that bound (and the
@@ -183,7 +184,7 @@ void pack(Block &block, int64_t channels, const Screen &screen, Word *room) {
         if (!kScreens) continue;
         coarse_words_of(block.patches[q], channels, (float)screen.coarse.scale, 0, room);
         for (int64_t g = 0; g < groups_of(channels, true); ++g) block.coarse[g * kQueries + q] = room[g];
-        int32_t sum = 0;
+        int64_t sum = 0;
         for (int64_t c = 0; c < channels; ++c) sum += ((const int8_t *)room)[c];
         block.queries[q].offset = (Word)(128 * sum);
     }
@@ -251,7 +252,8 @@ Screen screen_of(const Block *blocks, int64_t count, int64_t channels) {
     const auto patch = [&](int64_t i) { return blocks[i / kQueries].patches[i % kQueries]; };
     double longest = 0;
     for (int64_t i = 0; i < count * kQueries; ++i) longest = longest_squared(patch(i), channels, longest);
-    return {fine_grid(root(longest), channels), coarse_grid(count * kQueries, channels, patch), root(longest)};
+    const double length = length_of(longest, channels);
+    return {fine_grid(length, channels), coarse_grid(count * kQueries, channels, patch), length};
 }
 
 // Looking at a patch costs as much as this many coarse sums save: measured on an EPYC (Zen 4), 192 and 384 channels.

@@ -44,19 +44,26 @@ class Frame(NamedTuple):
 
 def lay_out(patches: Tensor) -> Frame:
     """Prepare a frame ``(h, w, C)`` float32, contiguous."""
-    longest = float(patches.norm(dim=2).max())
+    longest = float(_length(patches).max())
     if patches.shape[2] < _FEWEST or not rounds():
         return Frame(patches, longest, None, 0.0)
     rounded = _round(patches)
     return Frame(patches, longest, rounded, float(rounded.error.max()))
 
 
+def _length(vectors: Tensor) -> Tensor:
+    """Return no less than the length of vectors ``(..., C)`` but for rounding: squares may be too small for float32."""
+    length: Tensor = vectors.norm(dim=-1)
+    return length + math.sqrt(vectors.shape[-1] * torch.finfo(vectors.dtype).tiny)
+
+
 def _round(vectors: Tensor) -> Rounded:
     scale = vectors.abs().amax(dim=-1) / 127
     scale = torch.where(scale > 0, scale, 1.0)
-    near = (vectors / scale[..., None]).round_()
-    error = (vectors - near * scale[..., None]).norm(dim=-1)
-    return Rounded(near.to(torch.int8), scale, error)
+    scaled = vectors / scale[..., None]
+    near = scaled.round().clamp_(-127, 127)  # the smallest scales are too coarse to keep within it
+    off = scaled.sub_(near).norm(dim=-1) + 1e-4 * vectors.shape[-1] ** 0.5  # more than the division's own rounding
+    return Rounded(near.to(torch.int8), scale, off * scale)
 
 
 class Box(NamedTuple):
@@ -130,6 +137,10 @@ class Search:
         if self.free < len(context) and radius is not None:
             self._mask = _mask(rows, columns, self._reach, radius, neighborhood)
 
+    def candidates(self) -> float:
+        """Patches that a query of the largest tile is multiplied with."""
+        return self.held() / max(tile.size for tile in self.tiles)
+
     def held(self) -> int:
         """Similarities of the largest tile."""
         return max(self._similarities(tile.bottom - tile.top, tile.right - tile.left) for tile in self.tiles)
@@ -171,8 +182,9 @@ class Search:
 
     def _margin(self, queries: Tensor, few: Rounded | None) -> Tensor:
         """Bound how far screened similarities and exact ones are apart, ``(Q,)``."""
-        longest, length = max(frame.longest for frame in self.context), queries.norm(dim=1)
-        # Rounding of a float32 sum of C products in any order (Higham 2002, section 3.1), and of the score itself.
+        longest, length = max(frame.longest for frame in self.context), _length(queries)
+        # Rounding of a float32 sum of C products in any order (Higham 2002, section 3.1), and of the score itself; in 8
+        # bits, of the sum that becomes float32 and of both scales.
         margin: Tensor = (self.channels + 8) * 2.0**-24 * longest * length
         margin += torch.finfo(margin.dtype).tiny  # what is smaller is lost in any sum
         if few is not None:

@@ -15,10 +15,12 @@ from torch import Tensor
 from siammae.kernels.reference import best, pack
 from siammae.kernels.screening import Part, Screen, Search
 
-# Of a query, places in question beyond which all patches are compared.
+# Of a query, places or patches in question beyond which all its patches are compared: lists of them would be longer.
 _MANY = 512
 # One in so many of all patches in question is too many after a screen in 8 bits: float32 would have been faster.
 _RARE = 128
+# So are queries with _MANY, if they are one in so many.
+_FEW = 16
 # Vectors compared at once: 6 MB in float64 for 384 channels.
 _GATHERED = 1024
 # All scores of a query held at once, packed in int64.
@@ -34,6 +36,11 @@ class Candidates(NamedTuple):
     common: bool  # after a screen in 8 bits they are so many that one in float32 is worth its time
 
 
+def rounding_may_pay(search: Search, top_k: int) -> bool:
+    """Tell whether a screen in 8 bits can leave few enough patches: the ``top_k`` best are always in question."""
+    return top_k * _RARE < search.candidates()
+
+
 def candidates(search: Search, screen: Screen, top_k: int) -> Candidates:
     """Find the patches that may be among the best.
 
@@ -41,18 +48,19 @@ def candidates(search: Search, screen: Screen, top_k: int) -> Candidates:
     it is screened at no less than that less another margin.
     """
     bar = _kth(screen.parts, top_k) - 2 * screen.margin
-    bar = bar.clamp_min(torch.finfo(bar.dtype).min)  # what lies outside the window is at -inf
+    lowest = torch.finfo(bar.dtype).min  # what lies outside the window is at -inf
+    bar = bar.nan_to_num(nan=lowest, neginf=lowest)
     near = [part.best >= bar for part in screen.parts]  # (P, Q)
-    count = torch.stack([places.sum(dim=0) for places in near]).sum(dim=0)  # (Q,)
-    crowded = count > _MANY
-    found = []
-    for part, places in zip(screen.parts, near, strict=True):
-        if crowded.any():
-            places &= ~crowded
-        found.append(_near(search, part, places, bar))
-    rows, indices = (torch.cat(some) for some in zip(*found, strict=True))
+    crowded = torch.stack([places.sum(dim=0) for places in near]).sum(dim=0) > _MANY  # (Q,)
+    if crowded.any():
+        near = [places & ~crowded for places in near]
+    hits = [_near(part, places, bar) for part, places in zip(screen.parts, near, strict=True)]
+    count = torch.stack([hit.rows.bincount(hit.frames.sum(dim=0), len(bar)) for hit in hits]).sum(dim=0)
     size = sum(part.scores.numel() for part in screen.parts)
-    common = screen.rounded and (bool(crowded.any()) or len(rows) * _RARE > size)
+    crowded |= count > _MANY
+    common = screen.rounded and bool(int(count.sum()) * _RARE > size or crowded.sum() * _FEW > len(bar))
+    found = [_pairs(search, part, hit, crowded) for part, hit in zip(screen.parts, hits, strict=True)]
+    rows, indices = (torch.cat(some) for some in zip(*found, strict=True))
     return Candidates(rows, indices, crowded.nonzero()[:, 0], common)
 
 
@@ -77,13 +85,25 @@ def _flat(places: Tensor, part: Part) -> Tensor:
     return places * queries + torch.arange(queries).view(-1, *[1] * (places.ndim - 1))
 
 
-def _near(search: Search, part: Part, places: Tensor, bar: Tensor) -> tuple[Tensor, Tensor]:
-    """Return queries and indices of the patches at some places ``(P, Q)`` whose scores reach the query's bar."""
+class _Hits(NamedTuple):
+    """Pairs of a query and a place, and the frames in which a patch there reaches the query's bar."""
+
+    rows: Tensor  # (pairs,)
+    places: Tensor  # (pairs,)
+    frames: Tensor  # (frames, pairs) bool
+
+
+def _near(part: Part, places: Tensor, bar: Tensor) -> _Hits:
+    """Look into the frames at some places ``(P, Q)``."""
     flat = places.flatten().nonzero()[:, 0]
     rows = flat % len(bar)
-    scores = part.scores.flatten(1).index_select(1, flat)  # (frames, pairs)
-    frame, pair = (scores >= bar[rows]).nonzero(as_tuple=True)
-    return rows[pair], _index(flat[pair] // len(bar), frame, part, search)
+    return _Hits(rows, flat // len(bar), part.scores.flatten(1).index_select(1, flat) >= bar[rows])
+
+
+def _pairs(search: Search, part: Part, hits: _Hits, crowded: Tensor) -> tuple[Tensor, Tensor]:
+    """Return queries and indices of the patches in question, but for those of crowded queries."""
+    frame, pair = (hits.frames & ~crowded[hits.rows]).nonzero(as_tuple=True)
+    return hits.rows[pair], _index(hits.places[pair], frame, part, search)
 
 
 def _index(places: Tensor, frames: Tensor, part: Part, search: Search) -> Tensor:
@@ -117,7 +137,7 @@ def _among(search: Search, among: Candidates, queries: Tensor, top_k: int, keep_
     rows, indices = among.rows[order], among.indices[order]
     count = rows.bincount(minlength=len(queries))
     place = torch.arange(len(rows)) - (count.cumsum(0) - count)[rows]  # among its query's
-    width = max(1, int(count.max()))
+    width = max(int(count.max()), min(top_k, len(search.context) * search.h * search.w))
     scores = torch.full((len(queries), width), -torch.inf)
     patches = torch.zeros(scores.shape, dtype=torch.int64)
     scores[rows, place] = _exact(search, queries, rows, indices)

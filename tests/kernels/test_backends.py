@@ -13,6 +13,7 @@ from siammae.features import PixelExtractor
 from siammae.propagator import Propagator
 from tests.dense import assert_best, dense_scores, exact_best
 from tests.helpers import moving_square
+from tests.kernels.deceptive import BETTER, deceptive
 
 SHAPES = [  # C, M, h, w
     (33, 3, 7, 13),
@@ -159,3 +160,30 @@ class OnDevice:
 
     def extract(self, frames, **options):
         return self._extractor.extract(frames, **options).to(self._device)
+
+
+@pytest.mark.parametrize("kind", ["keys", "query"])
+def test_backend_is_not_deceived_by_rounding(backend, device, kind):
+    query, context = deceptive(kind)
+    assert (dense_scores(query, context).argmax(dim=1) == BETTER).all()
+    _, indices = match(backend, device, query, context, top_k=1, temperature=1.0)
+    assert (indices == BETTER).all()
+
+
+def test_backend_gives_top_k_columns_where_windows_hold_fewer(backend, device):
+    query, context = features(32, 1, 5, 6)
+    weights, indices = match(backend, device, query, context, top_k=9, temperature=0.1, radius=1)
+    assert weights.shape == indices.shape == (30, 9)
+    assert (weights[:, 1:] == 0).all()
+
+
+@pytest.mark.parametrize("lengths", [(1, 1e-25), (1e-25, 1), (1, 1e22), (1e22, 1), (1e15, 1e-20), (1e-20, 1e15)])
+def test_backend_takes_features_of_any_length(backend, device, lengths):
+    """Lengths whose squares or whose rounding errors leave float32; the scores themselves do not."""
+    query, context = features(48, 3, 12, 20, seed=6)
+    query, context = query * lengths[0], context * lengths[1]
+    window = {"radius": 6}
+    scale = lengths[0] * lengths[1]
+    weights, indices = match(backend, device, query, context, top_k=5, temperature=0.1 * scale, **window)
+    options = {"top_k": 5, "temperature": 0.1, "keep_ties": False, "tolerance": 1e-5}
+    assert_best(weights, indices, dense_scores(query, context, **window) / scale, **options)

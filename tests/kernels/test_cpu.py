@@ -6,6 +6,7 @@ import torch
 from siammae.affinity import topk_affinity, unit_length
 from siammae.errors import KernelUnavailableError
 from siammae.kernels import cpu, reference, screening, selection
+from tests.kernels.deceptive import BETTER, deceptive
 
 OPTIONS = {
     "top_k": 5,
@@ -171,3 +172,26 @@ def test_features_that_look_alike_are_screened_in_float32(monkeypatch, screened)
     assert torch.allclose(found[0], wanted[0], atol=1e-4)
     # Given up at the second tile of each thread, then never tried again.
     assert 1 <= asked.count(True) <= 2 * torch.get_num_threads() if screened == "8 bits" else not any(asked)
+
+
+@pytest.mark.parametrize("kind", ["keys", "query"])
+def test_screen_is_never_trusted_by_more_than_its_margin(monkeypatch, kind):
+    monkeypatch.setattr(selection, "_RARE", 0)  # no screen in 8 bits is given up
+    query, context = deceptive(kind)
+    rules = {**OPTIONS, "top_k": 1, "radius": None, "free_frames": 0}
+    _, indices = cpu.topk_affinity(query, [cpu.prepare(frame) for frame in context], **rules)
+    assert (indices == BETTER).all()
+
+
+def test_features_that_are_all_equal_make_no_long_lists(monkeypatch):
+    found = []
+    candidates = cpu.candidates
+    monkeypatch.setattr(cpu, "candidates", lambda *args: found.append(candidates(*args)) or found[-1])
+    frame = unit_length(torch.ones(32, 24, 30))
+    rules = {**OPTIONS, "radius": 9, "free_frames": 0}
+    weights, indices = cpu.topk_affinity(frame, [cpu.prepare(frame)] * 6, **rules)
+    assert all(len(among.rows) <= selection._MANY * 256 // 8 for among in found)
+    assert all(len(among.crowded) for among in found)
+    wanted = reference.topk_affinity(frame, [reference.prepare(frame)] * 6, **rules)
+    assert torch.equal(indices, wanted[1])
+    assert torch.allclose(weights, wanted[0])
