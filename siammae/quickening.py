@@ -50,8 +50,9 @@ def _make(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, int]:
 
 
 def _applies(x: Tensor) -> bool:
-    """Tell whether a plain forward pass on a CPU is wanted; training and tracing go the ordinary way."""
-    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    """Tell whether a plain forward pass on a CPU is wanted; training, tracing and autocast go the ordinary way."""
+    special = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+    return x.device.type == "cpu" and not special
 
 
 def _by_onednn(x: Tensor) -> bool:

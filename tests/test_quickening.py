@@ -205,6 +205,15 @@ def test_extract_in_bfloat16_points_where_float32_does(route):
     assert torch.cosine_similarity(exact, rounded.float(), dim=1).min() > 0.999
 
 
+def test_extract_within_autocast_points_where_float32_does(route):
+    frames, _ = moving_square(2, (40, 72))
+    model = ramp_weights(tiny_model())
+    exact = model.extract(frames)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = model.extract(frames)
+    assert torch.cosine_similarity(exact, rounded.float(), dim=1).min() > 0.999
+
+
 def test_extract_on_a_cpu_encodes_few_tokens_at_once_and_gives_the_same(monkeypatch):
     frames, _ = moving_square(5, (40, 72))  # 45 patches a frame
     model = ramp_weights(tiny_model())
