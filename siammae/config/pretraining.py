@@ -23,7 +23,16 @@ PRETRAIN_CHOICES: Mapping[str, tuple[str, ...]] = {
 LOGGERS = ("tensorboard", "wandb", "trackio")
 _COUNTS = ("samples_per_video", "epochs", "batch_size", "accumulate")
 _RHYTHM = ("checkpoint_every", "keep_states", "probe_every", "probe_side")
-_NOT_NEGATIVE = ("cache_mb", "warmup_epochs", "workers", "weight_decay", "base_lr", "still_gap", "match_weight")
+_NOT_NEGATIVE = (
+    "cache_mb",
+    "warmup_epochs",
+    "workers",
+    "weight_decay",
+    "base_lr",
+    "still_gap",
+    "still_movers",
+    "match_weight",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +61,8 @@ class PretrainConfig(Settings):
         still_gap: the future crop of a still pair may come from a frame up to this many frames away.
         still_flow: where the two frames of a still pair differ, follow what moved by optical flow (OpenCV's DIS): the
             matching loss then learns from real motion, and leaves out what the flow cannot follow for sure.
+        still_movers: up to this many pieces of the picture are pasted into both crops of a still pair, each at a place
+            of its own in either, so that not all moves with the scene.
         still_rotation: the future crop of a still pair is turned by up to this many degrees either way.
         color_jitter: strength in [0, 1) of random changes of brightness, contrast and colour, drawn for each of the
             two frames of a pair of its own.
@@ -126,6 +137,7 @@ class PretrainConfig(Settings):
     still_scale: tuple[float, float] = (0.35, 1.0)
     still_gap: int = 0
     still_flow: bool = False
+    still_movers: int = 0
     still_rotation: float = 0.0
     color_jitter: float = 0.0
     match_weight: float = 0.0

@@ -3,11 +3,12 @@
 The container decides the layout, sizes never do: NumPy is channels-last, torch is channels-first. OpenCV's BGR never
 leaves this package. In the order of the data: ``files`` (video and image files), ``rgb`` (one frame), ``reading``
 (a whole video), ``readers`` (chosen frames of a file, by OpenCV, PyAV or torchcodec), ``flow`` (how two of
-them differ), ``writing`` (pictures and videos out).
+them differ), ``pasting`` (pieces of one in another), ``writing`` (pictures and videos out).
 """
 
 from siammae.frames.files import IMAGE_SUFFIXES, PathLike, VideoEndError, decode_image
 from siammae.frames.flow import find_flow
+from siammae.frames.pasting import cut_piece, paste_piece
 from siammae.frames.readers import FrameReader, open_reader, require_reader
 from siammae.frames.reading import VideoSource, count_frames, frame_rate, read_frames
 from siammae.frames.rgb import FrameSource, resize_frame, shrink_frame, to_rgb, turned_crop
@@ -22,11 +23,13 @@ __all__ = [
     "VideoSource",
     "VideoWriter",
     "count_frames",
+    "cut_piece",
     "decode_image",
     "encode_image",
     "find_flow",
     "frame_rate",
     "open_reader",
+    "paste_piece",
     "read_frames",
     "require_reader",
     "resize_frame",

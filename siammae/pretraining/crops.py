@@ -14,6 +14,7 @@ from torch import Tensor
 from siammae.config import PretrainConfig
 from siammae.frames import find_flow, resize_frame, turned_crop
 from siammae.pretraining.clips import Skipped
+from siammae.pretraining.movers import paste_movers
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 
@@ -95,12 +96,15 @@ def crop_pair(
     side = config.crop_side
     grid = side // config.model.patch_size
     crops = [_crop(past, box, side, flip=flip), _crop(future, inner, side, flip=flip, degrees=degrees)]
-    if config.color_jitter:
-        crops = [_jitter(crop, config.color_jitter, rng) for crop in crops]
     places = np.full((grid**2, 2), np.nan, np.float32)
     if still:
         moved = find_flow(past, future) if config.still_flow and past is not future else None
         places = _places(box, inner, degrees, grid, flip=flip, moved=moved)
+        if most := config.still_movers:
+            pair = crops[0], crops[1]
+            crops, places = paste_movers(pair, places, past, rng, most=most, degrees=config.still_rotation)
+    if config.color_jitter:
+        crops = [_jitter(crop, config.color_jitter, rng) for crop in crops]
     frames = np.stack(crops).transpose(0, 3, 1, 2)[None]  # (1, 2, 3, S, S)
     return Pairs(torch.from_numpy(np.ascontiguousarray(frames)), torch.from_numpy(places)[None])
 

@@ -114,6 +114,38 @@ def test_places_of_a_still_pair_with_flow_follow_what_moved():
     assert 0.3 < x < 1.2  # 6 pixels, of crops 48 to 137 pixels wide, in eighths
 
 
+def test_places_of_pieces_that_move_on_their_own_point_to_them_too():
+    fields = {"model": tiny_config(image_size=64, patch_size=8), "crop_scale": (0.3, 0.8), "still_rotation": 15.0}
+    config, still = run_config(still_movers=3, **fields), run_config(**fields)
+    off, moved, unknown = [], 0, 0
+    for seed in range(40):
+        frame = position_frame()
+        pair, plain = (
+            crop_pair(frame, frame, which, np.random.default_rng(seed), still=True) for which in (config, still)
+        )
+        past, future = (centres(crop, 8) for crop in pair.frames[0])
+        away = (pair.places[0] - plain.places[0]).abs().amax(dim=1)
+        moved += int((away > 1e-4).sum())
+        unknown += int(away.isnan().sum())
+        for patch, (x, y) in zip(future.reshape(-1, 3), pair.places[0].numpy(), strict=True):
+            if 0 <= x <= 7 and 0 <= y <= 7:
+                off.append(np.abs(at(past, x, y) - patch).max())
+    assert moved > 60  # of 2560: most pieces are small
+    assert unknown > 200  # edges, and what is covered in one of the two
+    assert np.quantile(off, 0.95) < 12  # of 160; a fifth of a patch may be a piece's
+    assert np.mean(off) < 2
+
+
+def test_no_pieces_move_in_pairs_of_two_moments():
+    frame = position_frame()
+    fields = {"model": tiny_config(image_size=64, patch_size=8)}
+    one, other = (
+        crop_pair(frame, frame, run_config(still_movers=most, **fields), np.random.default_rng(0), still=False)
+        for most in (0, 3)
+    )
+    assert torch.equal(one.frames, other.frames)
+
+
 def test_crop_size_makes_crops_smaller_than_the_networks_own():
     frame = position_frame()
     config = run_config(model=tiny_config(image_size=64, patch_size=8), crop_size=32)
