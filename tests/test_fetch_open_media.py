@@ -56,6 +56,9 @@ def media(script, package, monkeypatch):
     return fetched
 
 
+FETCHED = ["SOURCES.md", "clips.txt", "film.avi", "large.jpg", "small.jpg"]
+
+
 def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -77,13 +80,7 @@ def test_entries_are_openly_licensed_and_their_names_differ(script):
 def test_fetch_media_shrinks_photographs_copies_videos_and_lists_both(script, package, media, tmp_path):
     out = tmp_path / "new" / "out"
     assert script.fetch_media(out) == []
-    assert sorted(path.name for path in out.iterdir()) == [
-        "SOURCES.md",
-        "clips.txt",
-        "film.avi",
-        "large.jpg",
-        "small.jpg",
-    ]
+    assert sorted(path.name for path in out.iterdir()) == FETCHED
     with Image.open(out / "large.jpg") as large, Image.open(out / "small.jpg") as small:
         assert (large.format, large.size, small.size) == ("JPEG", (768, 512), (60, 90))
     assert (out / "film.avi").read_bytes() == b"moving pictures"
@@ -146,13 +143,7 @@ def test_interrupted_run_leaves_no_half_file_and_the_next_one_goes_on(script, me
     assert list(out.iterdir()) == []
     (out / "large.jpg.part").write_bytes(b"as a killed run leaves it")
     assert script.fetch_media(out) == []
-    assert sorted(path.name for path in out.iterdir()) == [
-        "SOURCES.md",
-        "clips.txt",
-        "film.avi",
-        "large.jpg",
-        "small.jpg",
-    ]
+    assert sorted(path.name for path in out.iterdir()) == FETCHED
 
 
 def test_fetch_wheel_unpacks_what_pip_saved_and_nothing_outside_of_it(script, tmp_path, monkeypatch):

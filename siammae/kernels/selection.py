@@ -80,9 +80,9 @@ def _kth(parts: list[Part], top_k: int) -> Tensor:
 
 
 def _flat(places: Tensor, part: Part) -> Tensor:
-    """Number the scores of a frame ``(P, Q)`` at some places ``(Q, ...)`` of each query."""
+    """Number the scores of a frame ``(P, Q)`` at some places ``(Q, places)`` of each query."""
     queries = part.best.shape[1]
-    return places * queries + torch.arange(queries).view(-1, *[1] * (places.ndim - 1))
+    return places * queries + torch.arange(queries)[:, None]
 
 
 class _Hits(NamedTuple):

@@ -1,8 +1,8 @@
 """Pieces of picture that move on their own through a still pair.
 
-Nearly all that a crop shows moves with the scene, so "where in the scene" answers what the matching loss asks, and a
-network that sees enough of the scene learns that: then labels of what moves stay behind. A piece that is pasted into
-both crops at places of its own is found by its looks alone.
+Nearly all that a crop shows moves with the scene, so "where in the scene" may answer what the matching loss asks, and
+labels of what moves would stay behind. A piece that is pasted into both crops at places of its own is found by its
+looks alone.
 """
 
 from __future__ import annotations
