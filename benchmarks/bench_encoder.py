@@ -17,7 +17,10 @@ from interleaved import headline, medians
 from torch import Tensor, nn
 
 from siammae import ModelConfig, SiamMAE, quickening
+from siammae.kernels import native_attention
 
+# Who multiplies and who attends, as in siammae.quickening; "linear" and "pytorch" are PyTorch's own layers.
+ROUTES = (("linear", "pytorch"), ("onednn", "pytorch"), ("onednn", "onednn"), ("onednn", "native"))
 CASES = {"small/16": (480, 880), "tiny/8": (240, 424), "small/8": (480, 880)}
 
 
@@ -46,13 +49,15 @@ def encode(model: SiamMAE, pixels: Tensor) -> Tensor:
     return model.encoder(model.encoder.embed(pixels.to(model.dtype)))
 
 
-def by_route(model: SiamMAE, pixels: Tensor, route: str) -> Callable[[], Tensor]:
+def by_route(model: SiamMAE, pixels: Tensor, product: str, attention: str) -> Callable[[], Tensor]:
     def run() -> Tensor:
-        chosen, quickening.product_route = quickening.product_route, lambda dtype: route
+        chosen = quickening.product_route, quickening.attention_route
+        quickening.product_route = lambda dtype: product
+        quickening.attention_route = lambda dtype, width: attention
         try:
             return encode(model, pixels)
         finally:
-            quickening.product_route = chosen
+            quickening.product_route, quickening.attention_route = chosen
 
     return run
 
@@ -83,13 +88,12 @@ def compare(name: str, size: tuple[int, int], repeats: int, *, onnx: bool) -> li
     model = SiamMAE(ModelConfig.vit(width, patch_size=int(patch), decoder="none")).eval()
     rounded = copy.deepcopy(model).bfloat16()
     pixels = torch.randn(1, 3, *size)
-    runs = {
-        "plain (DINO)": lambda: plain_forward(model, pixels),
-        "siammae, linear layers": by_route(model, pixels, "linear"),
-        "siammae, oneDNN": by_route(model, pixels, "onednn"),
-        "siammae, bfloat16, linear layers": by_route(rounded, pixels, "linear"),
-        "siammae, bfloat16, oneDNN": by_route(rounded, pixels, "onednn"),
-    }
+    runs = {"plain (DINO)": lambda: plain_forward(model, pixels)}
+    for dtype, network in (("float32", model), ("bfloat16", rounded)):
+        for product, attention in ROUTES:
+            if attention != "native" or native_attention.attends(network.dtype):
+                name_of = f"siammae, {dtype}, {product} products, {attention} attention"
+                runs[name_of] = by_route(network, pixels, product, attention)
     exact = plain_forward(model, pixels)
     notes = {run: _agreement(runs[run](), exact) for run in runs}
     with tempfile.TemporaryDirectory() as folder:
@@ -118,8 +122,10 @@ def main() -> None:
     parser.add_argument("--onnx", action="store_true")
     args = parser.parse_args()
     print(headline())
-    routes = quickening.product_route(), quickening.product_route(torch.bfloat16)
-    print(f"siammae takes here: {routes[0]} in float32, {routes[1]} in bfloat16\n")
+    for dtype in (torch.float32, torch.bfloat16):
+        product, attention = quickening.product_route(dtype), quickening.attention_route(dtype)
+        print(f"siammae takes here in {str(dtype)[6:]}: {product} products, {attention} attention")
+    print()
     print("| network, frame | way | ms | times faster | relative error | mean cosine | least cosine |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name in args.cases:

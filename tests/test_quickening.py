@@ -11,13 +11,30 @@ from torch import nn
 
 from siammae import features, onednn, quickening
 from siammae.backbones import TimmExtractor
-from siammae.quickening import QuickAttention, QuickLinear, QuickMlp, multiplies_bfloat16, product_route, quicken
+from siammae.kernels import native_attention
+from siammae.quickening import (
+    QuickAttention,
+    QuickLinear,
+    QuickMlp,
+    attention_route,
+    multiplies_bfloat16,
+    product_route,
+    quicken,
+)
 from tests.helpers import moving_square, ramp_weights, tiny_model
 
 
-@pytest.fixture(params=["linear", "onednn"])
+@pytest.fixture(params=[("linear", "pytorch"), ("onednn", "onednn"), ("onednn", "native")], ids=" ".join)
 def route(request, monkeypatch):
-    monkeypatch.setattr(quickening, "product_route", lambda dtype: request.param)
+    product, attention = request.param
+    if attention == "native" and not native_attention.attends(torch.float32):
+        pytest.skip("no native attention here")
+
+    def attention_route(dtype, width=64):
+        return attention if attention != "native" or native_attention.attends(dtype, width) else "pytorch"
+
+    monkeypatch.setattr(quickening, "product_route", lambda dtype: product)
+    monkeypatch.setattr(quickening, "attention_route", attention_route)
     return request.param
 
 
@@ -134,38 +151,43 @@ def test_quicken_leaves_tensors_names_and_other_classes_alone():
     assert all(before[name].data_ptr() == tensor.data_ptr() for name, tensor in network.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("cpuinfo", "processor", "routes"),
-    [
-        ("processor: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\n", "", ("onednn", "onednn")),
-        ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\n\nvendor_id\t: AuthenticAMD\n", "", ("linear", "onednn")),
-        ("vendor_id\t: AuthenticAMD\ncpu family\t: ?\n", "", ("linear", "onednn")),
-        ("vendor_id\t: GenuineIntel\ncpu family: 26\nmodel name: AMD-like\n", "", ("linear", "linear")),
-        ("CPU implementer: 0x41\n", "", ("linear", "linear")),
-        (None, "AMD64 Family 26 Model 2, AuthenticAMD", ("onednn", "onednn")),
-        (None, "AMD64 Family 25 Model 2, AuthenticAMD", ("linear", "onednn")),
-        (None, "AMD64 Family 6 Model 143, GenuineIntel", ("linear", "linear")),
-        (None, "arm", ("linear", "linear")),
-    ],
-)
-def test_product_route_is_onednn_on_amd_only(tmp_path, monkeypatch, cpuinfo, processor, routes):
+CPUS = [
+    # what /proc/cpuinfo or the system says, whether AMD made it, whether it is of Zen 5 or later
+    ("processor: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\n", "", True, True),
+    ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\n\nvendor_id\t: AuthenticAMD\n", "", True, False),
+    ("vendor_id\t: AuthenticAMD\ncpu family\t: ?\n", "", True, False),
+    ("vendor_id\t: GenuineIntel\ncpu family: 26\nmodel name: AMD-like\n", "", False, False),
+    ("CPU implementer: 0x41\n", "", False, False),
+    (None, "AMD64 Family 26 Model 2, AuthenticAMD", True, True),
+    (None, "AMD64 Family 25 Model 2, AuthenticAMD", True, False),
+    (None, "AMD64 Family 6 Model 143, GenuineIntel", False, False),
+    (None, "arm", False, False),
+]
+
+
+@pytest.mark.parametrize(("cpuinfo", "processor", "amd", "zen_5"), CPUS)
+@pytest.mark.parametrize("bfloat16", [True, False])
+@pytest.mark.parametrize("native", [True, False])
+def test_routes_depend_on_the_cpus_make_alone(tmp_path, monkeypatch, cpuinfo, processor, amd, zen_5, bfloat16, native):
     if cpuinfo is not None:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
     monkeypatch.setattr(quickening.platform, "processor", lambda: processor)
-    monkeypatch.setattr(quickening, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(quickening, "multiplies_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr(native_attention, "attends", lambda dtype, width: native)
+    monkeypatch.setattr(onednn, "available", lambda: True)
     make = quickening._make(tmp_path / "cpuinfo")
     monkeypatch.setattr(quickening, "_make", lambda: make)
-    route = product_route.__wrapped__
-    assert (route(torch.float32), route(torch.bfloat16)) == routes
-    assert route(torch.float16) == "linear"
+    monkeypatch.setattr(quickening, "product_route", route := product_route.__wrapped__)
+    wide = amd and bfloat16
+    product = "onednn" if wide else "linear"
+    assert (route(torch.float32), route(torch.bfloat16), route(torch.float16)) == (product, product, "linear")
+    if amd and native:
+        assert attention_route(torch.float32) == attention_route(torch.bfloat16) == "native"
+    else:
+        assert attention_route(torch.float32) == ("onednn" if wide and zen_5 else "pytorch")
+        assert attention_route(torch.bfloat16) == ("onednn" if wide else "pytorch")
     monkeypatch.setattr(onednn, "available", lambda: False)
     assert (route(torch.float32), route(torch.bfloat16)) == ("linear", "linear")
-
-
-def test_product_route_is_linear_where_bfloat16_is_emulated(monkeypatch):
-    monkeypatch.setattr(quickening, "multiplies_bfloat16", lambda: False)
-    monkeypatch.setattr(quickening, "_make", lambda: ("AuthenticAMD", 25))
-    assert product_route.__wrapped__(torch.bfloat16) == "linear"
 
 
 @pytest.mark.parametrize("having", [(), ("_is_avx512_bf16_supported",), ("_is_amx_tile_supported",)], ids=str)

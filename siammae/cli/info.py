@@ -55,12 +55,15 @@ def _products() -> str:
     """Say how matrices are multiplied on the CPU."""
     import torch
 
-    from siammae.quickening import multiplies_bfloat16, product_route
+    from siammae.quickening import attention_route, multiplies_bfloat16, product_route
 
-    routes = {"linear": "by PyTorch's linear layers", "onednn": "by oneDNN"}
-    bfloat16 = "multiplied" if multiplies_bfloat16() else "only emulated, slower than float32"
-    route = routes[product_route(torch.bfloat16)]
-    return f"float32 {routes[product_route()]}; bfloat16 {route}, {bfloat16} by this CPU"
+    makers = {"linear": "PyTorch", "pytorch": "PyTorch", "onednn": "oneDNN", "native": "the native kernel"}
+
+    def ways(dtype: torch.dtype) -> str:
+        return f"by {makers[product_route(dtype)]}, attention by {makers[attention_route(dtype)]}"
+
+    bfloat16 = "" if multiplies_bfloat16() else ", only emulated by this CPU, slower than float32"
+    return f"float32 {ways(torch.float32)}; bfloat16 {ways(torch.bfloat16)}{bfloat16}"
 
 
 def _checkpoint(model: SiamMAE, name: str) -> list[str]:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-LIBRARY = Path(__file__).with_name("libsiammae_native.so")
-ENVIRONMENT = "SIAMMAE_NATIVE_ISA"  # one of instruction_sets(), to run a slower one than the machine has
-_ABI = 3  # siammae_native_abi() in native.cpp
+from siammae.kernels import native_library
+
 _SLACK = 64  # kSlack in native.h
 _MOST_COARSE = 32_768  # channels: 32 bits hold the sum of so many products of 8 bits
 _LONGEST_LIST = 4096  # the lists are kept sorted by insertion: their cost grows with the square
@@ -54,60 +50,14 @@ class NativeFrame(NamedTuple):
     level: int  # the instruction set it was laid out for
 
 
-@functools.cache
-def _load(path: Path) -> ctypes.CDLL | str:
-    """Return the library, or the reason why there is none."""
-    if not path.is_file():
-        return "not built, for want of a C++ compiler or of the wish for it when the package was installed"
-    try:
-        library = ctypes.CDLL(str(path))
-        abi = library.siammae_native_abi()
-    except (OSError, AttributeError) as error:
-        return f"{path.name} cannot be loaded ({error}): install the package again"
-    if abi != _ABI:
-        return f"{path.name} has interface {abi} where this version needs {_ABI}: install the package again"
-    library.siammae_native_level_name.restype = ctypes.c_char_p
-    # addresses and sizes are 64 bits; ctypes would pass plain ints as 32
-    library.siammae_native_layout.argtypes = (*[ctypes.c_int64] * 3, ctypes.c_int32, ctypes.c_void_p)
-    library.siammae_native_topk.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
-    return library
-
-
-def _library() -> ctypes.CDLL:
-    library = _load(LIBRARY)
-    if isinstance(library, str):
-        raise RuntimeError(f"no native kernels here: {library}.")
-    return library
-
-
 def status() -> str:
     """Return ``"available"``, or the reason why this backend cannot run here."""
-    library = _load(LIBRARY)
-    return library if isinstance(library, str) else "available"
+    return native_library.status()
 
 
 def detail() -> str:
     """Return the instruction set in use."""
-    return dict(_levels())[_level()]
-
-
-def instruction_sets() -> tuple[str, ...]:
-    """Return the instruction sets this machine can run, fastest first."""
-    return tuple(name for _, name in _levels())
-
-
-def _levels() -> list[tuple[int, str]]:
-    library = _library()
-    levels = range(library.siammae_native_levels())
-    return [(i, library.siammae_native_level_name(i).decode()) for i in levels if library.siammae_native_level_runs(i)]
-
-
-def _level() -> int:
-    wanted, levels = os.environ.get(ENVIRONMENT), _levels()
-    for level, name in levels:
-        if name == (wanted or name):
-            return level
-    raise ValueError(f"{ENVIRONMENT} is {wanted!r}: it must be one of {', '.join(name for _, name in levels)} here.")
+    return native_library.level_name()
 
 
 def refusal(
@@ -126,14 +76,14 @@ def prepare(features: Tensor) -> NativeFrame:
 
     Features whose channels lie side by side are used where they are, and must stay as they are.
     """
-    level = _level()
+    level = native_library.level()
     channels, h, w = features.shape
     patches = _patches(features)
-    screens = bool(_library().siammae_native_level_screens(level))
+    screens = bool(native_library.load().siammae_native_level_screens(level))
     words = torch.empty(h * ((channels + 1) // 2 if screens else channels) * w + _SLACK)
     coarse = torch.empty(h * ((channels + 3) // 4) * w + _SLACK) if screens and channels <= _MOST_COARSE else None
     address = _Frame(_Grid(words.data_ptr()), _Grid(None if coarse is None else coarse.data_ptr()), patches.data_ptr())
-    if _library().siammae_native_layout(channels, h, w, level, ctypes.byref(address)):
+    if native_library.load().siammae_native_layout(channels, h, w, level, ctypes.byref(address)):
         raise MemoryError("no memory to lay out a frame for the native affinity kernel.")
     return NativeFrame(words, coarse, patches if screens else None, address, level)
 
@@ -188,7 +138,9 @@ def _run(
     h, w, channels = query.shape
     level = context[0].level
     if any(frame.level != level for frame in context):
-        raise ValueError(f"context frames are laid out for several instruction sets: keep {ENVIRONMENT} as it is.")
+        raise ValueError(
+            f"context frames are laid out for several instruction sets: keep {native_library.ENVIRONMENT} as it is."
+        )
     frames = (_Frame * len(context))(*(frame.address for frame in context))
     scores = torch.empty(h * w, top_k)
     indices = torch.empty(h * w, top_k, dtype=torch.int64)
@@ -197,6 +149,6 @@ def _run(
     arrays = (half.data_ptr(), query.data_ptr(), ctypes.addressof(frames))
     results = (scores.data_ptr(), indices.data_ptr(), tied.data_ptr())
     problem = _Problem(*sizes, *arrays, *results)
-    if _library().siammae_native_topk(ctypes.byref(problem), level, torch.get_num_threads()):
+    if native_library.load().siammae_native_topk(ctypes.byref(problem), level, torch.get_num_threads()):
         raise MemoryError("no memory for the tiles of the native affinity kernel: fewer threads need less.")
     return scores, indices, tied

@@ -29,6 +29,11 @@ LEVELS = {
     "avx512": ["-mavx512f", "-mfma"],
     "avx512vnni": ["-mavx512f", "-mavx512vnni", "-mfma"],
 }
+ATTENTION_LEVELS = {
+    "avx2": LEVELS["avx2"],
+    "avx512": LEVELS["avx512"],
+}
+BFLOAT16 = {"avx512bf16": ["-mavx512f", "-mavx512bf16", "-mfma"]}  # of attention, where the compiler knows it
 
 
 class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -85,13 +90,27 @@ def _compile(compiler: list[str], folder: Path, library: Path) -> None:
     x86 = _run([*compiler, "-dumpmachine"]).startswith("x86_64")
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         objects = []
-        for level in LEVELS if x86 else ["portable"]:
-            objects.append(f"{temporary}/{level}.o")
-            flags = [*LEVELS[level], f"-DSIAMMAE_LEVEL={level}"]
-            _run([*compiler, *FLAGS, *flags, "-c", str(folder / "native_tile.cpp"), "-o", objects[-1]])
+        tiles = LEVELS if x86 else {"portable": LEVELS["portable"]}
+        bfloat16 = BFLOAT16 if x86 and _knows(compiler, "-mavx512bf16") else {}
+        attention = {**ATTENTION_LEVELS, **bfloat16} if x86 else {}
+        for source, levels in (("native_tile", tiles), ("native_attention", attention)):
+            for level, flags in levels.items():
+                objects.append(f"{temporary}/{source}-{level}.o")
+                named = [*FLAGS, *flags, f"-DSIAMMAE_LEVEL={level}", "-c", str(folder / f"{source}.cpp")]
+                _run([*compiler, *named, "-o", objects[-1]])
         built = f"{temporary}/{LIBRARY}"
-        _run([*compiler, *FLAGS, "-shared", str(folder / "native.cpp"), *objects, "-ldl", "-o", built])
+        with_bfloat16 = f"-DSIAMMAE_WITH_BFLOAT16={len(bfloat16)}"
+        _run([*compiler, *FLAGS, with_bfloat16, "-shared", str(folder / "native.cpp"), *objects, "-ldl", "-o", built])
         Path(built).replace(library)
+
+
+def _knows(compiler: list[str], flag: str) -> bool:
+    """Tell whether a compiler takes a flag; GCC knows AVX512-BF16 since version 10."""
+    try:
+        _run([*compiler, flag, "-E", "-x", "c++", os.devnull])
+    except subprocess.CalledProcessError:
+        return False
+    return True
 
 
 def _run(command: list[str]) -> str:

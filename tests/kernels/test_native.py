@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from siammae.kernels import native
+from siammae.kernels import native, native_library
 
 built = pytest.mark.skipif(native.status() != "available", reason=f"native kernels: {native.status()}")
-ISAS = native.instruction_sets() if native.status() == "available" else ("none",)
+ISAS = native_library.instruction_sets() if native.status() == "available" else ("none",)
 TOLERANCE = 1e-6  # of a cosine, for up to 96 channels
 
 
 @pytest.fixture(params=ISAS)
 def isa(request, monkeypatch):
-    monkeypatch.setenv(native.ENVIRONMENT, request.param)
+    monkeypatch.setenv(native_library.ENVIRONMENT, request.param)
     return request.param
 
 
@@ -211,34 +211,34 @@ def test_refusal_names_the_device_and_the_longest_list():
 
 
 def test_status_when_the_library_is_missing_or_damaged_says_why(monkeypatch, tmp_path):
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "lib.so")
+    monkeypatch.setattr(native_library, "LIBRARY", tmp_path / "lib.so")
     assert "not built" in native.status()
     with pytest.raises(RuntimeError, match="no native kernels here: not built"):
         native.prepare(unit(3, 4, 5))
     damaged = tmp_path / "damaged.so"
     damaged.write_bytes(b"not a library")
-    monkeypatch.setattr(native, "LIBRARY", damaged)
+    monkeypatch.setattr(native_library, "LIBRARY", damaged)
     assert "cannot be loaded" in native.status()
 
 
 @built
 def test_status_when_the_library_is_of_another_version_says_so(monkeypatch, tmp_path):
     copy = Path(tmp_path / "lib.so")
-    copy.write_bytes(native.LIBRARY.read_bytes())
-    monkeypatch.setattr(native, "LIBRARY", copy)
-    monkeypatch.setattr(native, "_ABI", -7)
+    copy.write_bytes(native_library.LIBRARY.read_bytes())
+    monkeypatch.setattr(native_library, "LIBRARY", copy)
+    monkeypatch.setattr(native_library, "_ABI", -7)
     assert "where this version needs -7" in native.status()
 
 
 @built
 def test_instruction_set_in_the_environment_is_used_or_refused(monkeypatch):
-    assert native.instruction_sets()[-1] == "portable"
-    monkeypatch.delenv(native.ENVIRONMENT, raising=False)
-    assert native.detail() == native.instruction_sets()[0]
+    assert native_library.instruction_sets()[-1] == "portable"
+    monkeypatch.delenv(native_library.ENVIRONMENT, raising=False)
+    assert native.detail() == native_library.instruction_sets()[0]
     frame = native.prepare(unit(3, 4, 5))
-    monkeypatch.setenv(native.ENVIRONMENT, "portable")
+    monkeypatch.setenv(native_library.ENVIRONMENT, "portable")
     assert native.detail() == "portable"
-    monkeypatch.setenv(native.ENVIRONMENT, "mmx")
+    monkeypatch.setenv(native_library.ENVIRONMENT, "mmx")
     with pytest.raises(ValueError, match=r"SIAMMAE_NATIVE_ISA is 'mmx': it must be one of .*portable here"):
         native.prepare(unit(3, 4, 5))
     rules = {"top_k": 1, "temperature": 1.0, "radius": 1, "neighborhood": "disk", "free_frames": 0, "keep_ties": False}
@@ -253,7 +253,7 @@ def test_topk_affinity_native_without_memory_raises(monkeypatch):
     class Poor:
         siammae_native_topk = staticmethod(lambda *_: 1)
 
-    monkeypatch.setattr(native, "_library", Poor)
+    monkeypatch.setattr(native_library, "load", Poor)
     with pytest.raises(MemoryError, match="fewer threads need less"):
         native._run(query, [frame], 1, torch.tensor([0]), 0)
 
@@ -291,6 +291,6 @@ assert all(np.array_equal(*pair) for pair in zip(*found))
 
 
 def test_library_makes_its_own_threads_where_no_openmp_is_loaded():
-    run = [sys.executable, "-c", WITHOUT_PYTORCH, str(native.LIBRARY)]
+    run = [sys.executable, "-c", WITHOUT_PYTORCH, str(native_library.LIBRARY)]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

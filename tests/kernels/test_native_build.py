@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from siammae.kernels import native, native_build
+from siammae.kernels import native_build, native_library
 
 SOURCES = Path(native_build.__file__).parent
 
@@ -57,7 +57,7 @@ def test_hook_with_a_compiler_adds_the_library_and_the_platform(folder):
     assert build_data["tag"].startswith("py3-none-")
     assert names(folder) == before
     library = ctypes.CDLL(str(folder / native_build.LIBRARY))
-    assert library.siammae_native_abi() == native._ABI
+    assert library.siammae_native_abi() == native_library._ABI
     assert library.siammae_native_levels() in (1, 4)
 
 
