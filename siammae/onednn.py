@@ -1,9 +1,9 @@
 """oneDNN's product, which PyTorch's own layers leave to MKL: on AMD it is the faster of the two.
 
 In float32, on an EPYC of Zen 5, 240 against 112 GFLOP/s with one thread and 480 against 225 with two; of Zen 4 200
-against 160 to 190 with two, near the limit of its cores, and in bfloat16 a frame through ViT-S/16 takes 0.44 s there
-instead of 0.53. On a Xeon with AVX-512 both are equal within 5 %. Reached through the operator that PyTorch's compiler
-puts in place of linear layers. (1x1 convolutions reach it as well, but with several threads only.)
+against 160 to 190 with two, near the limit of its cores. On a Xeon with AVX-512 both are equal within 5 %.
+Reached through the operator that PyTorch's compiler puts in place of linear layers. (1x1 convolutions reach it as
+well, but with several threads only.)
 """
 
 from __future__ import annotations
