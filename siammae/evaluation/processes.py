@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -51,7 +53,8 @@ def map_in_processes(
 ) -> list[_T]:
     """Apply ``work`` to every part in fresh processes of one thread each.
 
-    When a part fails, or on Ctrl-C, the other processes stop after their current frame and clean up after themselves.
+    When a part fails, on Ctrl-C, or when this process is killed, the others stop after their current frame and clean up
+    after themselves.
 
     Args:
         work: gets a part, and what to call after each frame; it must be picklable.
@@ -108,6 +111,7 @@ def _checked(name: str, outcome: _T | _Failure) -> _T:
 
 _work: Callable[[Any, Tick], Any]
 _tick: Tick
+_busy = threading.Lock()  # held during a part
 
 
 def _start(work: bytes, stop: Any) -> None:  # noqa: ANN401 -- an event's type depends on the context
@@ -115,18 +119,30 @@ def _start(work: bytes, stop: Any) -> None:  # noqa: ANN401 -- an event's type d
     global _work, _tick
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    orphaned = threading.Event()
+    threading.Thread(target=_leave_with_parent, args=(orphaned,), daemon=True).start()
 
     def tick() -> None:
-        if stop.is_set():
+        if stop.is_set() or orphaned.is_set():
             raise _Stopped
 
     _work, _tick = pickle.loads(work), tick
 
 
+def _leave_with_parent(orphaned: threading.Event) -> None:
+    """End this worker when the parent was killed and can tell it nothing: at once, or after it has cleaned up."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+    orphaned.set()
+    with _busy:
+        os._exit(1)
+
+
 def _run(part: Any) -> Any:  # noqa: ANN401 -- as work has it
-    try:
-        return _work(part, _tick)
-    except _Stopped:
-        return None
-    except Exception as error:
-        return _Failure(str(error) or type(error).__name__, traceback.format_exc())
+    with _busy:
+        try:
+            return _work(part, _tick)
+        except _Stopped:
+            return None
+        except Exception as error:
+            return _Failure(str(error) or type(error).__name__, traceback.format_exc())

@@ -1,5 +1,6 @@
 """Work shared by processes: workers of this machine, and ranks as torchrun starts them."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -134,23 +135,36 @@ def test_ranks_share_the_sequences_and_the_first_writes(root, tmp_path, capsys):
     assert without_seconds(results[0]) == without_seconds(results[1])
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals differ")
-def test_workers_when_interrupted_end_and_clean_up(tmp_path):
-    root = write_davis(tmp_path / "DAVIS", (("a", 40), ("b", 40)), size=(240, 320))
+@pytest.fixture
+def long_run(tmp_path):
+    """A command with two workers that have begun to write, in a session of its own, and where it writes to."""
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        _command(root, out, "--workers", "2"),
-        env=_environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = _command(write_davis(tmp_path / "DAVIS", (("a", 40), ("b", 40)), size=(240, 320)), out, "--workers", "2")
+    process = subprocess.Popen(command, env=_environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 240
     while not list(out.glob(".*-*/*/*.png")) and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.1)
+    yield process, out
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals differ")
+def test_workers_when_interrupted_end_and_clean_up(long_run):
+    process, out = long_run
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to parent and workers
     error = process.communicate(timeout=240)[1]
     assert process.returncode == 130
     assert "stopped" in error
+    assert {path.name for path in out.iterdir()} <= {"config.json", "a", "b"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals differ")
+@pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)])
+def test_workers_when_the_parent_is_killed_end_and_clean_up(long_run, number):
+    process, out = long_run
+    process.send_signal(number)  # to the parent alone
+    process.communicate(timeout=240)  # until the last of them has closed the pipe
+    assert process.returncode == -number
     assert {path.name for path in out.iterdir()} <= {"config.json", "a", "b"}
