@@ -158,7 +158,8 @@ int32_t siammae_native_attend(const Attention *call, int32_t bfloat16, int32_t l
     threads = int32_t(std::min<int64_t>(std::max(threads, 1), heads * blocks));
     // All counts are multiples of 16 words, so that what follows an array is aligned as well.
     const int64_t keys = heads * key_words(*call, packed), values = heads * value_words(*call, packed);
-    const int64_t scratch = (scratch_words(*call) + 15) / 16 * 16;
+    const int64_t row = kAttentionStride + attention_filled(call->width) + call->width;
+    const int64_t scratch = (kAttentionQueries * row + 15) / 16 * 16;
     const std::unique_ptr<float[]> memory(new float[keys + values + threads * scratch + 16]);
     float *start = memory.get() + (64 - reinterpret_cast<uintptr_t>(memory.get()) % 64) / 4;
     Attention attention = *call;

@@ -101,7 +101,7 @@ struct Row {  // of a block: a query
     float total;  // of its weights
 };
 
-// Two vectors of weights take the place of scores: `to` is where the first one's row began, `from` counts its scores.
+// Two vectors of weights take the place of a row's scores, from its number `from` on; in bfloat16 they need half of it.
 inline void keep(float *row, int64_t from, Floats first, Floats second) {
 #if defined(__AVX512BF16__)
     _mm512_storeu_si512((Value *)row + from, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));

@@ -39,6 +39,10 @@ def attend(qkv: Tensor) -> Tensor:
     Returns:
         ``(B, N, heads, D)``, like ``qkv``; the same for any number of threads and whatever else is in the batch. In
         bfloat16 the weights are rounded before they meet the values.
+
+    Raises:
+        RuntimeError: :func:`attends` says no.
+        MemoryError: there is too little.
     """
     qkv = qkv.detach().contiguous()
     batch, tokens, _, heads, width = qkv.shape

@@ -21,3 +21,19 @@ def backend(request):
 def device(backend):
     """Where the backend computes."""
     return "cuda" if backend == "triton" else "cpu"
+
+
+@pytest.fixture
+def nan_in_new_memory():
+    """New tensors of PyTorch hold NaN, so that what is never written shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def threads_as_before():
+    """Puts the number of threads back."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

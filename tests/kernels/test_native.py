@@ -10,6 +10,7 @@ import torch
 
 from siammae.kernels import native, native_library
 
+pytestmark = pytest.mark.usefixtures("nan_in_new_memory", "threads_as_before")
 built = pytest.mark.skipif(native.status() != "available", reason=f"native kernels: {native.status()}")
 ISAS = native_library.instruction_sets() if native.status() == "available" else ("none",)
 TOLERANCE = 1e-6  # of a cosine, for up to 96 channels
@@ -19,20 +20,6 @@ TOLERANCE = 1e-6  # of a cosine, for up to 96 channels
 def isa(request, monkeypatch):
     monkeypatch.setenv(native_library.ENVIRONMENT, request.param)
     return request.param
-
-
-@pytest.fixture(autouse=True)
-def _empty_tensors_hold_nan():
-    torch.use_deterministic_algorithms(True)  # which fills torch.empty
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(autouse=True)
-def _threads_as_before():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def unit(*shape, seed=0):

@@ -6,7 +6,10 @@ import torch
 from siammae.kernels import native_attention, native_library
 
 built = native_library.status() == "available"
-pytestmark = pytest.mark.skipif(not built, reason=f"native kernels: {native_library.status()}")
+pytestmark = [
+    pytest.mark.skipif(not built, reason=f"native kernels: {native_library.status()}"),
+    pytest.mark.usefixtures("nan_in_new_memory", "threads_as_before"),
+]
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3}  # of the result's norm; 2**-8 is what rounding the result costs
 
 
@@ -23,20 +26,6 @@ def dtype(request, monkeypatch):
     isa, dtype = request.param
     monkeypatch.setenv(native_library.ENVIRONMENT, isa)
     return dtype
-
-
-@pytest.fixture(autouse=True)
-def _empty_tensors_hold_nan():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(autouse=True)
-def _threads_as_before():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def normal(*shape):
