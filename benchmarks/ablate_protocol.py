@@ -20,7 +20,7 @@ import torch
 
 import siammae
 from siammae.evaluation.comparison import Entry, compare_entries, make_benchmark
-from siammae.propagation import load_extractor
+from siammae.propagation.video import load_extractor
 
 BOTH = ("native", (480, 880))
 

@@ -20,10 +20,10 @@ from interleaved import headline
 
 from siammae import ModelConfig, PretrainConfig
 from siammae.frames import require_reader
-from siammae.pretraining.clips import Clip
-from siammae.pretraining.pairs import VideoPairs
-from siammae.pretraining.sharding import ShardSettings, write_shards
-from siammae.pretraining.sources import find_clips
+from siammae.pretraining.data.clips import Clip
+from siammae.pretraining.data.pairs import VideoPairs
+from siammae.pretraining.data.sharding import ShardSettings, write_shards
+from siammae.pretraining.data.sources import find_clips
 
 READERS = ("opencv", "pyav", "torchcodec")
 

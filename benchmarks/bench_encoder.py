@@ -16,10 +16,11 @@ import torch
 from interleaved import headline, medians
 from torch import Tensor, nn
 
-from siammae import ModelConfig, SiamMAE, quickening
-from siammae.kernels import native_attention
+from siammae import ModelConfig, SiamMAE
+from siammae.kernels.native import attention as native_attention
+from siammae.network import cpu_layers as quickening
 
-# Who multiplies and who attends, as in siammae.quickening; "linear" and "pytorch" are PyTorch's own layers.
+# Who multiplies and who attends, as in siammae.network.cpu_layers; "linear" and "pytorch" are PyTorch's own layers.
 ROUTES = (("linear", "pytorch"), ("onednn", "pytorch"), ("onednn", "onednn"), ("onednn", "native"))
 CASES = {"small/16": (480, 880), "tiny/8": (240, 424), "small/8": (480, 880)}
 

@@ -19,11 +19,11 @@ from interleaved import headline
 from memory import peak_memory
 from torch import Tensor
 
-import siammae.model as model_module
+import siammae.network.model as model_module
 from siammae import ModelConfig, SiamMAE
+from siammae.network.cpu_layers import multiplies_bfloat16
+from siammae.network.vit import set_fused_attention, set_recompute
 from siammae.pretraining.schedule import parameter_groups
-from siammae.quickening import multiplies_bfloat16
-from siammae.vit import set_fused_attention, set_recompute
 
 RECIPES = {  # network, pairs in a batch, masked share
     "tiny/8": (

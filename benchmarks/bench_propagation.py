@@ -20,7 +20,7 @@ from bench_encoder import plain_forward
 from dense import dino_style, window_mask
 from interleaved import headline, medians
 
-import siammae.context
+import siammae.propagation.context
 from siammae import ModelConfig, PropagationConfig, Propagator, SiamMAE, available_kernels
 
 SIZE = (480, 880)
@@ -86,14 +86,17 @@ def profile(run: Callable[[], object], model: SiamMAE) -> dict[str, float]:
 
         return call
 
-    kept = siammae.context.match_frames, siammae.context.gather_labels
-    siammae.context.match_frames, siammae.context.gather_labels = timed("affinity", kept[0]), timed("labels", kept[1])
+    kept = siammae.propagation.context.match_frames, siammae.propagation.context.gather_labels
+    siammae.propagation.context.match_frames, siammae.propagation.context.gather_labels = (
+        timed("affinity", kept[0]),
+        timed("labels", kept[1]),
+    )
     object.__setattr__(model, "extract", timed("encoder", model.extract))
     start = time.perf_counter()
     try:
         run()
     finally:
-        siammae.context.match_frames, siammae.context.gather_labels = kept
+        siammae.propagation.context.match_frames, siammae.propagation.context.gather_labels = kept
         object.__delattr__(model, "extract")
     whole = time.perf_counter() - start
     return {**spent, "frames in, masks out": whole - sum(spent.values())}

@@ -17,8 +17,8 @@ from interleaved import headline, medians
 from memory import peak_memory
 from torch import Tensor
 
-from siammae.affinity import FrameFeatures, available_kernels, match_frames, unit_length
-from siammae.labels import gather_labels
+from siammae.propagation.affinity import FrameFeatures, available_kernels, match_frames, unit_length
+from siammae.propagation.labels import gather_labels
 
 
 class Case(NamedTuple):

@@ -21,7 +21,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from siammae.kernels import triton_affinity, triton_labels, triton_loss, triton_ops
+from siammae.kernels.triton import affinity as triton_affinity
+from siammae.kernels.triton import labels as triton_labels
+from siammae.kernels.triton import loss as triton_loss
+from siammae.kernels.triton import ops as triton_ops
 
 TOOLS = Path(triton.__path__[0]) / "backends" / "nvidia" / "bin"
 KB = 1024

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 from siammae._version import __version__
 
 if TYPE_CHECKING:
-    from siammae.affinity import TopK, available_kernels, topk_affinity
-    from siammae.attention import class_attention, cross_attention
-    from siammae.backbones import TimmExtractor
-    from siammae.catalogue import KnownModel, known_models
+    from siammae.annotations.masks import read_mask, write_mask
+    from siammae.checkpoints.known_models import KnownModel, known_models
     from siammae.config import ModelConfig, PretrainConfig, PropagationConfig
     from siammae.convert import ConversionReport, convert_checkpoint
     from siammae.errors import (
@@ -39,12 +37,15 @@ if TYPE_CHECKING:
     )
     from siammae.features import FeatureExtractor, HogExtractor, PixelExtractor
     from siammae.frames import VideoWriter, read_frames
-    from siammae.labels import FrameMasks, gather_labels
-    from siammae.masks import read_mask, write_mask
     from siammae.metrics import boundary_measure, mean_iou, pck, region_similarity
-    from siammae.model import PretrainOutput, SiamMAE
+    from siammae.network.attention import class_attention, cross_attention
+    from siammae.network.model import PretrainOutput, SiamMAE
+    from siammae.network.timm_extractor import TimmExtractor
     from siammae.pretraining import pretrain
-    from siammae.propagation import (
+    from siammae.propagation.affinity import TopK, available_kernels, topk_affinity
+    from siammae.propagation.labels import FrameMasks, gather_labels
+    from siammae.propagation.propagator import FrameKeypoints, KeypointPropagator, Propagator
+    from siammae.propagation.video import (
         VideoKeypoints,
         VideoMasks,
         follow_keypoints,
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
         propagate_keypoints,
         propagate_masks,
     )
-    from siammae.propagator import FrameKeypoints, KeypointPropagator, Propagator
     from siammae.visualize import contact_sheet, feature_pca, overlay_heat, overlay_keypoints, overlay_masks
     from siammae.visualize.reconstruction import Reconstruction, reconstruct
 
@@ -64,62 +64,62 @@ _MODULE_OF = {
     "EvaluationResult": "evaluation",
     "FeatureCache": "evaluation",
     "FeatureExtractor": "features",
-    "FrameKeypoints": "propagator",
-    "FrameMasks": "labels",
+    "FrameKeypoints": "propagation.propagator",
+    "FrameMasks": "propagation.labels",
     "HogExtractor": "features",
     "KernelUnavailableError": "errors",
-    "KeypointPropagator": "propagator",
-    "KnownModel": "catalogue",
+    "KeypointPropagator": "propagation.propagator",
+    "KnownModel": "checkpoints.known_models",
     "ModelConfig": "config",
     "PixelExtractor": "features",
     "PretrainConfig": "config",
-    "PretrainOutput": "model",
+    "PretrainOutput": "network.model",
     "PropagationConfig": "config",
-    "Propagator": "propagator",
+    "Propagator": "propagation.propagator",
     "Reconstruction": "visualize.reconstruction",
-    "SiamMAE": "model",
+    "SiamMAE": "network.model",
     "SiamMAEError": "errors",
     "Sweep": "evaluation",
-    "TimmExtractor": "backbones",
-    "TopK": "affinity",
-    "VideoKeypoints": "propagation",
-    "VideoMasks": "propagation",
+    "TimmExtractor": "network.timm_extractor",
+    "TopK": "propagation.affinity",
+    "VideoKeypoints": "propagation.video",
+    "VideoMasks": "propagation.video",
     "VideoReadError": "errors",
     "VideoWriter": "frames",
     "WorkerError": "errors",
-    "available_kernels": "affinity",
+    "available_kernels": "propagation.affinity",
     "boundary_measure": "metrics",
-    "class_attention": "attention",
+    "class_attention": "network.attention",
     "compare": "evaluation",
     "contact_sheet": "visualize",
     "convert_checkpoint": "convert",
-    "cross_attention": "attention",
+    "cross_attention": "network.attention",
     "evaluate_davis": "evaluation",
     "evaluate_jhmdb": "evaluation",
     "evaluate_vip": "evaluation",
     "feature_pca": "visualize",
-    "follow_keypoints": "propagation",
-    "follow_masks": "propagation",
-    "gather_labels": "labels",
-    "known_models": "catalogue",
+    "follow_keypoints": "propagation.video",
+    "follow_masks": "propagation.video",
+    "gather_labels": "propagation.labels",
+    "known_models": "checkpoints.known_models",
     "mean_iou": "metrics",
     "overlay_heat": "visualize",
     "overlay_keypoints": "visualize",
     "overlay_masks": "visualize",
     "pck": "metrics",
     "pretrain": "pretraining",
-    "propagate_keypoints": "propagation",
-    "propagate_masks": "propagation",
+    "propagate_keypoints": "propagation.video",
+    "propagate_masks": "propagation.video",
     "read_frames": "frames",
-    "read_mask": "masks",
+    "read_mask": "annotations.masks",
     "reconstruct": "visualize.reconstruction",
     "region_similarity": "metrics",
     "score_davis": "evaluation",
     "score_jhmdb": "evaluation",
     "score_vip": "evaluation",
     "sweep": "evaluation",
-    "topk_affinity": "affinity",
-    "write_mask": "masks",
+    "topk_affinity": "propagation.affinity",
+    "write_mask": "annotations.masks",
 }
 
 __all__ = [

@@ -5,7 +5,7 @@ import torch
 
 from siammae.config import ModelConfig
 from siammae.frames import VideoWriter
-from siammae.model import SiamMAE
+from siammae.network.model import SiamMAE
 
 TINY = {
     "patch_size": 8,

@@ -70,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import numpy as np
 
-    from siammae.attention import class_attention, has_class_attention
-    from siammae.context import recommended_config
     from siammae.frames import frame_rate
+    from siammae.network.attention import class_attention, has_class_attention
+    from siammae.propagation.context import recommended_config
     from siammae.visualize.maps import class_rows
 
     output = output_folder(args.output)

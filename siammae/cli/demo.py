@@ -35,9 +35,9 @@ def demo_data() -> Path:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from siammae.annotations.masks import read_mask
     from siammae.cli.options import load_model, propagation_config
-    from siammae.masks import read_mask
-    from siammae.propagator import Propagator
+    from siammae.propagation.propagator import Propagator
 
     source = demo_data()
     output = Path(args.output)
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write_sheet(video: Path, masks: Path, count: int, path: Path) -> Path:
+    from siammae.annotations.masks import read_mask
     from siammae.frames import read_frames, write_image
-    from siammae.masks import read_mask
     from siammae.visualize import contact_sheet, overlay_masks
 
     shown = [round(i * (count - 1) / (_SHEET_FRAMES - 1)) for i in range(_SHEET_FRAMES)]

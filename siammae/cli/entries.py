@@ -9,10 +9,10 @@ from siammae.cli.options import DEFAULT_MODEL, as_assignments, load_model, pick_
 from siammae.config import PropagationConfig
 
 if TYPE_CHECKING:
-    from siammae.backbones import TimmExtractor
     from siammae.evaluation.comparison import Entry
     from siammae.features import FeatureExtractor
-    from siammae.model import SiamMAE
+    from siammae.network.model import SiamMAE
+    from siammae.network.timm_extractor import TimmExtractor
 
 
 def find_entries(args: argparse.Namespace) -> list[Entry]:
@@ -51,9 +51,9 @@ def baseline(kind: str, model: SiamMAE | TimmExtractor, device: str) -> FeatureE
     """Make the extractor to compare with: same patch grid, and the rules stay those of the model."""
     import torch
 
-    from siammae.backbones import TimmExtractor
     from siammae.features import HogExtractor, PixelExtractor
-    from siammae.model import SiamMAE
+    from siammae.network.model import SiamMAE
+    from siammae.network.timm_extractor import TimmExtractor
 
     if kind != "random":
         plain = PixelExtractor if kind == "rgb" else HogExtractor

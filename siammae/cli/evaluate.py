@@ -159,9 +159,9 @@ def _add_benchmark(parser: argparse.ArgumentParser, benchmark: _Benchmark) -> No
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from siammae.distributed import is_first_rank
     from siammae.evaluation.comparison import compare_entries, make_benchmark
     from siammae.evaluation.plot import require_matplotlib
-    from siammae.ranks import is_first_rank
 
     if args.plot:
         require_matplotlib()  # now, and not after an hour of scoring

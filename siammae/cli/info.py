@@ -10,7 +10,7 @@ from siammae._version import __version__
 from siammae.cli.options import Commands, add_command
 
 if TYPE_CHECKING:
-    from siammae.model import SiamMAE
+    from siammae.network.model import SiamMAE
 
 
 def add_parser(commands: Commands) -> None:
@@ -22,8 +22,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from siammae.hub import CARD_FILE, bundled_names, find_checkpoint
-    from siammae.model import SiamMAE
+    from siammae.checkpoints.hub import CARD_FILE, bundled_names, find_checkpoint
+    from siammae.network.model import SiamMAE
 
     print("\n".join(_machine()))
     print(f"\nbundled checkpoints: {', '.join(bundled_names())}")
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 def _machine() -> list[str]:
     import torch
 
-    from siammae.affinity import available_kernels, kernel_details
+    from siammae.propagation.affinity import available_kernels, kernel_details
 
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
     lines = [
@@ -55,7 +55,7 @@ def _products() -> str:
     """Say how matrices are multiplied on the CPU."""
     import torch
 
-    from siammae.quickening import attention_route, multiplies_bfloat16, product_route
+    from siammae.network.cpu_layers import attention_route, multiplies_bfloat16, product_route
 
     makers = {"linear": "PyTorch", "pytorch": "PyTorch", "onednn": "oneDNN", "native": "the native kernel"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from siammae.catalogue import KnownModel, known_models
+from siammae.checkpoints.known_models import KnownModel, known_models
 from siammae.cli.options import Commands, add_command
 
 _NOTES = """

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from siammae.backbones import TimmExtractor
-    from siammae.model import SiamMAE
+    from siammae.network.model import SiamMAE
+    from siammae.network.timm_extractor import TimmExtractor
 
-DEFAULT_MODEL = "siammae-ti8"  # that of siammae.hub, which would load torch before a command runs
+DEFAULT_MODEL = "siammae-ti8"  # that of siammae.checkpoints.hub, which would load torch before a command runs
 Commands = Any  # argparse's type of add_subparsers() is private
 
 
@@ -58,8 +58,8 @@ def load_model(args: argparse.Namespace, name: str | None = None) -> SiamMAE | T
     """Load the model that the options name, or that ``name`` does."""
     import torch
 
-    from siammae.backbones import PREFIX, TimmExtractor
-    from siammae.model import SiamMAE
+    from siammae.network.model import SiamMAE
+    from siammae.network.timm_extractor import PREFIX, TimmExtractor
 
     device, dtype = pick_device(args.device), getattr(torch, args.dtype)
     name = name or args.model

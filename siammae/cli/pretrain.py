@@ -100,8 +100,8 @@ def _shown(default: object) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from siammae.distributed import is_first_rank
     from siammae.pretraining import pretrain
-    from siammae.ranks import is_first_rank
 
     logging.basicConfig(format="siammae: %(message)s")
     folder = pretrain(

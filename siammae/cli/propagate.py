@@ -18,7 +18,7 @@ from siammae.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from siammae.propagator import Propagator
+    from siammae.propagation.propagator import Propagator
 
 _MASKS = "[0-9]*.png"
 _EXAMPLES = """examples:
@@ -41,8 +41,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from siammae.masks import read_mask
-    from siammae.propagator import Propagator
+    from siammae.annotations.masks import read_mask
+    from siammae.propagation.propagator import Propagator
 
     output = Path(args.output)
     if not args.overwrite and any(output.glob(_MASKS)):
@@ -66,8 +66,8 @@ def write_masks(
     The folder is made, and masks of an earlier run are removed from it, once the first frame has gone well. Masks
     written before an error stay and are whole; the overlay video appears at the end only.
     """
+    from siammae.annotations.masks import write_mask
     from siammae.frames import VideoWriter, frame_rate
-    from siammae.masks import write_mask
     from siammae.visualize import overlay_masks
 
     count, writer = 0, None

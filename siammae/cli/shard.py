@@ -47,7 +47,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from siammae.pretraining.sharding import ShardSettings, write_shards
+    from siammae.pretraining.data.sharding import ShardSettings, write_shards
 
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers is {args.workers}: it must be at least 1.")

@@ -55,8 +55,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from siammae.distributed import is_first_rank
     from siammae.evaluation.sweeping import sweep
-    from siammae.ranks import is_first_rank
 
     grid = dict(_values(text) for text in args.grid)
     model = load_model(args)

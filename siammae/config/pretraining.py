@@ -67,7 +67,7 @@ class PretrainConfig(Settings):
         color_jitter: strength in [0, 1) of random changes of brightness, contrast and colour, drawn for each of the
             two frames of a pair of its own.
         match_weight: weight of the matching loss on still pairs, where it is known which patch shows what (see
-            ``siammae.loss.matching_loss``). 0 = the paper's loss alone.
+            ``siammae.network.loss.matching_loss``). 0 = the paper's loss alone.
         match_temperature: of the matching loss.
         init: weights to begin with, as for ``SiamMAE.from_pretrained``; their network must be ``model``'s. None =
             random weights.

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from siammae import hub
+from siammae.checkpoints import hub
 from siammae.config import VIT_SIZES, ModelConfig
 from siammae.convert.families import Family, choose_family, is_encoder, match
 from siammae.convert.reading import Weights, file_hash, find_weights, read_source
 from siammae.errors import CheckpointError
 from siammae.frames import PathLike
-from siammae.model import SiamMAE
+from siammae.network.model import SiamMAE
 
 # Tensors do not tell the number of heads; these are the public networks' by width (ViT-H: MAE, ViT-g: DINOv2).
 _HEADS = {dim: heads for dim, _, heads in VIT_SIZES.values()} | {1280: 16, 1536: 24}

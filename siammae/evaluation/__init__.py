@@ -2,11 +2,11 @@
 
 from siammae.evaluation.cache import FeatureCache
 from siammae.evaluation.comparison import Comparison, compare
-from siammae.evaluation.davis import evaluate_davis, score_davis
-from siammae.evaluation.jhmdb import evaluate_jhmdb, score_jhmdb
+from siammae.evaluation.davis.evaluation import evaluate_davis, score_davis
+from siammae.evaluation.jhmdb.evaluation import evaluate_jhmdb, score_jhmdb
 from siammae.evaluation.results import EvaluationResult
 from siammae.evaluation.sweeping import Sweep, sweep
-from siammae.evaluation.vip import evaluate_vip, score_vip
+from siammae.evaluation.vip.evaluation import evaluate_vip, score_vip
 
 __all__ = [
     "Comparison",

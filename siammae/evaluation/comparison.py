@@ -11,17 +11,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from siammae.affinity import Kernels
 from siammae.config import PropagationConfig
-from siammae.context import recommended_config
-from siammae.evaluation.davis import Davis
-from siammae.evaluation.jhmdb import Jhmdb
+from siammae.distributed import is_first_rank
+from siammae.evaluation.davis.evaluation import Davis
+from siammae.evaluation.jhmdb.evaluation import Jhmdb
 from siammae.evaluation.results import EvaluationResult, aligned, percent, write_json, write_text
 from siammae.evaluation.scoring import Benchmark, Job, evaluate, network_input
-from siammae.evaluation.vip import Vip
+from siammae.evaluation.vip.evaluation import Vip
 from siammae.features import FeatureExtractor
 from siammae.frames import read_frames
-from siammae.ranks import is_first_rank
+from siammae.propagation.affinity import Kernels
+from siammae.propagation.context import recommended_config
 
 Dataset = Literal["davis", "vip", "jhmdb"]
 _DETAILS = ("-Recall", "-Decay")  # scores that a result has and a table of many rows need not show

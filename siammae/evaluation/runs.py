@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -12,11 +11,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from siammae.annotations.masks import write_mask
 from siammae.errors import DatasetError
 from siammae.frames import read_frames
-from siammae.labels import FrameMasks
-from siammae.masks import write_mask
-from siammae.propagator import Propagator
+from siammae.outputs import whole
+from siammae.propagation.labels import FrameMasks
+from siammae.propagation.propagator import Propagator
 
 LabelMaps = Iterable[NDArray[np.uint8]]
 Tick = Callable[[], object]
@@ -112,20 +112,6 @@ def ticking(items: Iterable[_T], tick: Tick) -> Iterator[_T]:
     for item in items:
         yield item
         tick()
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name for a file or folder; what was made there gets its own name once the block has ended well.
-
-    Yields:
-        A path in a hidden folder beside ``path``; nothing is there yet.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
-        part = Path(scratch) / path.name
-        yield part
-        part.rename(path)
 
 
 def write_masks(folders: Sequence[Path], names: Iterable[str], masks: Iterable[Sequence[NDArray[np.uint8]]]) -> None:

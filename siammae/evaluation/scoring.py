@@ -13,15 +13,15 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from siammae.affinity import Kernels
 from siammae.config import PropagationConfig
+from siammae.distributed import ranks
 from siammae.evaluation.cache import FeatureCache
 from siammae.evaluation.processes import map_in_processes
 from siammae.evaluation.results import EvaluationResult, claim_folder, model_name
 from siammae.evaluation.runs import Tick, Video
 from siammae.features import FeatureExtractor, input_size
 from siammae.frames import read_frames
-from siammae.ranks import ranks
+from siammae.propagation.affinity import Kernels
 
 _V = TypeVar("_V", bound=Video)
 

@@ -10,13 +10,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from siammae.affinity import Kernels
 from siammae.config import PropagationConfig
-from siammae.context import recommended_config
 from siammae.evaluation.comparison import Dataset, make_benchmark
 from siammae.evaluation.results import EvaluationResult, aligned, percent, write_json
 from siammae.evaluation.scoring import Job, evaluate
 from siammae.features import FeatureExtractor
+from siammae.propagation.affinity import Kernels
+from siammae.propagation.context import recommended_config
 
 
 @dataclass(frozen=True, slots=True)

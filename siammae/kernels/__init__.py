@@ -13,15 +13,16 @@ from typing import Any, Literal, Protocol, TypedDict, Unpack, cast, get_args
 from torch import Tensor
 
 from siammae.errors import KernelUnavailableError
-from siammae.kernels import reference, triton_ops
+from siammae.kernels import reference
+from siammae.kernels.triton import ops as triton_ops
 
 Kernels = Literal["auto", "triton", "native", "cpu", "reference"]
 ENVIRONMENT = "SIAMMAE_KERNELS"
 # Fastest first: "auto" takes the first one that runs here and does not refuse the call. The reference never does.
 _MODULES = {
-    "triton": "siammae.kernels.triton_ops",
-    "native": "siammae.kernels.native",
-    "cpu": "siammae.kernels.cpu",
+    "triton": "siammae.kernels.triton.ops",
+    "native": "siammae.kernels.native.affinity",
+    "cpu": "siammae.kernels.torch_cpu.affinity",
     "reference": "siammae.kernels.reference",
 }
 
@@ -160,7 +161,7 @@ def gather_labels(weights: Tensor, indices: Tensor, labels: Tensor) -> Tensor:
     """Mix labels as :func:`siammae.kernels.reference.gather_labels` does; in one kernel on CUDA."""
     if not _fused(labels) or labels.requires_grad or weights.requires_grad:
         return reference.gather_labels(weights, indices, labels)
-    from siammae.kernels import triton_labels
+    from siammae.kernels.triton import labels as triton_labels
 
     mixed: Tensor = triton_labels.gather_labels(weights, indices, labels)
     return mixed
@@ -170,7 +171,7 @@ def masked_patch_loss(prediction: Tensor, target: Tensor, hidden: Tensor, *, nor
     """Compute the loss as :func:`siammae.kernels.reference.masked_patch_loss` does; in one kernel each way on CUDA."""
     if not _fused(prediction) or target.requires_grad:
         return reference.masked_patch_loss(prediction, target, hidden, norm_pix=norm_pix)
-    from siammae.kernels import triton_loss
+    from siammae.kernels.triton import loss as triton_loss
 
     return triton_loss.masked_patch_loss(prediction, target, hidden, norm_pix)
 

@@ -176,7 +176,7 @@ def gather_labels(weights: Tensor, indices: Tensor, labels: Tensor) -> Tensor:
 
 
 def masked_patch_loss(prediction: Tensor, target: Tensor, hidden: Tensor, *, norm_pix: bool) -> Tensor:
-    """Return the mean squared error over hidden patches; see :func:`siammae.loss.masked_patch_loss`."""
+    """Return the mean squared error over hidden patches; see :func:`siammae.network.loss.masked_patch_loss`."""
     target = target.float()
     if norm_pix:
         variance, mean = torch.var_mean(target, dim=-1, keepdim=True)

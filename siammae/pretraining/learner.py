@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from siammae.config import PretrainConfig
-from siammae.model import SiamMAE
+from siammae.distributed import Ranks
+from siammae.network.model import SiamMAE
+from siammae.network.vit import set_fused_attention, set_recompute
 from siammae.pretraining.schedule import parameter_groups
-from siammae.ranks import Ranks
-from siammae.vit import set_fused_attention, set_recompute
 
 
 class Learner:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from siammae.config import PretrainConfig
-from siammae.model import SiamMAE
+from siammae.network.model import SiamMAE
 
 
 def total_steps(config: PretrainConfig, videos: int) -> int:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from siammae.config import PretrainConfig
-from siammae.pretraining.crops import Pairs
+from siammae.distributed import Ranks
+from siammae.network.cpu_layers import multiplies_bfloat16
+from siammae.pretraining.data.crops import Pairs
 from siammae.pretraining.learner import Learner
-from siammae.quickening import multiplies_bfloat16
-from siammae.ranks import Ranks
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -12,22 +12,22 @@ import torch
 from tqdm import tqdm
 
 from siammae.config import PretrainConfig
+from siammae.distributed import Ranks, ranks
 from siammae.frames import PathLike
-from siammae.pretraining.batches import clips_per_step, read_batches
-from siammae.pretraining.broken import BROKEN_FILE, BrokenClips
 from siammae.pretraining.checkpoint import claim_videos, cut_log, load_state, save_state, state_files
-from siammae.pretraining.clips import Clip
-from siammae.pretraining.crops import Pairs
-from siammae.pretraining.journal import Journal
+from siammae.pretraining.data.batches import clips_per_step, read_batches
+from siammae.pretraining.data.clips import Clip
+from siammae.pretraining.data.crops import Pairs
+from siammae.pretraining.data.pairs import VideoPairs
+from siammae.pretraining.data.skipped import BROKEN_FILE, BrokenClips
+from siammae.pretraining.data.sources import find_clips
 from siammae.pretraining.learner import Learner
 from siammae.pretraining.loggers import open_loggers
-from siammae.pretraining.pairs import VideoPairs
+from siammae.pretraining.monitor import Watch
+from siammae.pretraining.run_log import Journal
 from siammae.pretraining.schedule import learning_rate, total_steps
-from siammae.pretraining.sources import find_clips
 from siammae.pretraining.step import choose_precision, train_step
 from siammae.pretraining.stopping import StopRequest
-from siammae.pretraining.watching import Watch
-from siammae.ranks import Ranks, ranks
 
 MODEL_FOLDER = "model"
 _GO_ON, _STOP, _FAILED = range(3)  # what the processes tell each other before a step; the largest counts

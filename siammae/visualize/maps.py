@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siammae.affinity import patch_affinity
-from siammae.attention import cross_attention, has_cross_attention
 from siammae.features import FeatureExtractor
-from siammae.model import SiamMAE
+from siammae.network.attention import cross_attention, has_cross_attention
+from siammae.network.model import SiamMAE
+from siammae.propagation.affinity import patch_affinity
 from siammae.visualize.heat import mark_patch, overlay_heat
 from siammae.visualize.pixels import check
 

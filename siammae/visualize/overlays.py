@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw
 
-from siammae.masks import VOID, davis_palette
+from siammae.annotations.masks import VOID, davis_palette
 from siammae.visualize.pixels import check, check_frame, text_font, to_uint8
 
 _Floats = NDArray[np.floating]

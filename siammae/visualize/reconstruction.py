@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from siammae.checkpoints.hub import DEFAULT_WEIGHTS
 from siammae.features import FeatureExtractor
 from siammae.frames import PathLike, VideoSource, read_frames, resize_frame
-from siammae.hub import DEFAULT_WEIGHTS
-from siammae.model import SiamMAE
-from siammae.propagation import load_extractor
-from siammae.reconstruction import predict_frames
+from siammae.network.model import SiamMAE
+from siammae.network.reconstruction import predict_frames
+from siammae.propagation.video import load_extractor
 from siammae.visualize.pixels import check
 from siammae.visualize.sheets import picture_table
 

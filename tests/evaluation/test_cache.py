@@ -4,7 +4,7 @@ import torch
 
 from siammae.evaluation import FeatureCache
 from siammae.features import PixelExtractor
-from siammae.propagator import Propagator
+from siammae.propagation.propagator import Propagator
 from tests.evaluation.toy import CountingExtractor
 from tests.helpers import moving_square
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from siammae.errors import DatasetError
-from siammae.evaluation.runs import Tree, choose, whole, write_masks
+from siammae.evaluation.runs import Tree, choose, write_masks
+from siammae.outputs import whole
 
 
 def test_choose_when_the_split_is_long_shows_its_beginning():

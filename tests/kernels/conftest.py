@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from siammae.affinity import available_kernels
+from siammae.propagation.affinity import available_kernels
 
 
 @pytest.fixture(params=["triton", "native", "cpu", "reference"])

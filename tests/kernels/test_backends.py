@@ -6,11 +6,11 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from siammae.affinity import topk_affinity, unit_length
 from siammae.config import PropagationConfig
 from siammae.errors import KernelUnavailableError
 from siammae.features import PixelExtractor
-from siammae.propagator import Propagator
+from siammae.propagation.affinity import topk_affinity, unit_length
+from siammae.propagation.propagator import Propagator
 from tests.dense import assert_best, dense_scores, exact_best
 from tests.helpers import moving_square
 from tests.kernels.deceptive import BETTER, deceptive

@@ -5,7 +5,11 @@ import sys
 import pytest
 import torch
 
-from siammae.affinity import (
+from siammae.config import PropagationConfig
+from siammae.errors import KernelUnavailableError
+from siammae.features import PixelExtractor
+from siammae.kernels import reference
+from siammae.propagation.affinity import (
     FrameFeatures,
     available_kernels,
     choose_kernels,
@@ -13,11 +17,7 @@ from siammae.affinity import (
     match_frames,
     topk_affinity,
 )
-from siammae.config import PropagationConfig
-from siammae.errors import KernelUnavailableError
-from siammae.features import PixelExtractor
-from siammae.kernels import reference
-from siammae.propagator import Propagator
+from siammae.propagation.propagator import Propagator
 
 
 def features(channels, frames, h, w):

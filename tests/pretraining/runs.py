@@ -5,7 +5,7 @@ import json
 import torch
 
 from siammae.config import PretrainConfig
-from siammae.model import SiamMAE
+from siammae.network.model import SiamMAE
 from siammae.pretraining.checkpoint import state_files, state_step
 from tests.helpers import moving_square, tiny_config, write_video
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from siammae.pretraining.crops import crop_pair
-from siammae.pretraining.pairs import draw_frames
+from siammae.pretraining.data.crops import crop_pair
+from siammae.pretraining.data.pairs import draw_frames
 from tests.helpers import tiny_model
 from tests.pretraining.runs import run_config
 

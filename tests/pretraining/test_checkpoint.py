@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from siammae.distributed import Ranks
 from siammae.errors import CheckpointError
 from siammae.pretraining.checkpoint import claim_videos, cut_log, load_state, save_state, state_files
 from siammae.pretraining.learner import Learner
-from siammae.ranks import Ranks
 from tests.helpers import tiny_config
 from tests.pretraining.runs import run_config
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from siammae.errors import WorkerError
-from siammae.model import SiamMAE
+from siammae.network.model import SiamMAE
 from siammae.pretraining import pretrain
 from tests.helpers import tiny_config
 from tests.pretraining.runs import make_clips, read_log, run_config, same_weights

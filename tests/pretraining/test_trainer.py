@@ -14,13 +14,13 @@ import torch
 
 from siammae.errors import CheckpointError
 from siammae.frames import read_frames, write_image
-from siammae.model import SiamMAE
+from siammae.network.model import SiamMAE
+from siammae.network.vit import set_recompute
 from siammae.pretraining import pretrain, trainer
 from siammae.pretraining import step as training_step
 from siammae.pretraining.checkpoint import state_files
-from siammae.pretraining.sources import find_clips
+from siammae.pretraining.data.sources import find_clips
 from siammae.pretraining.stopping import STOP_SIGNALS
-from siammae.vit import set_recompute
 from tests.helpers import tiny_config, tiny_model
 from tests.pretraining.runs import make_clips, read_log, run_config, same_weights, saved_step
 

@@ -1,0 +1,5 @@
+"""VIP: ``evaluation`` finds its files, follows its body parts and scores mIoU."""
+
+from siammae.evaluation.vip.evaluation import Vip as Vip
+from siammae.evaluation.vip.evaluation import evaluate_vip as evaluate_vip
+from siammae.evaluation.vip.evaluation import score_vip as score_vip

@@ -1,0 +1,1 @@
+"""C++ compiled when the package is installed: ``build``, ``library`` (what was built), ``affinity``, ``attention``."""

@@ -1,0 +1,1 @@
+"""CUDA kernels in Triton: ``ops`` launches ``affinity``; ``labels`` and ``loss`` are kernels of their own."""

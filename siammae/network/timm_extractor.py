@@ -1,0 +1,213 @@
+"""Any timm ViT with a patch grid as a feature extractor: DINO, DINOv2, DINOv3, MAE, CLIP, SigLIP, EVA and others."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any, Self
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from siammae.checkpoints.hub import hub_errors
+from siammae.config import PropagationConfig
+from siammae.errors import CheckpointError
+from siammae.features import extract_features, normalize
+from siammae.frames import VideoSource
+from siammae.network.cpu_layers import quicken
+
+PREFIX = "timm/"
+
+
+class TimmExtractor:
+    """A ViT of timm as the features of label propagation, in timm's own normalisation of pixels.
+
+    Attributes:
+        model: the network, in eval mode.
+        name: where the weights came from.
+        patch_size: pixels on a side of a patch.
+        propagation: None; the rules are yours to choose.
+
+    Args:
+        model: from ``timm.create_model``; ``dynamic_img_size=True`` there lets it take frames of any size. Its linear
+            and attention layers become those of :func:`siammae.network.cpu_layers.quicken`.
+        device: where it goes; None = where it is.
+        dtype: float32, bfloat16 or float16; None = as it is.
+        layer: the block whose output is returned, as a Python index.
+        norm: apply the final norm (where timm has none, as in networks that pool patches, this changes nothing).
+        name: for reports; None = the architecture's.
+        propagation: recommended rules.
+
+    Raises:
+        ValueError: the model has no patch grid or no such block, or timm's record of its normalisation is missing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        layer: int = -1,
+        norm: bool = True,
+        name: str | None = None,
+        propagation: PropagationConfig | None = None,
+    ) -> None:
+        self.patch_size = _patch_size(model)
+        cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+        if "mean" not in cfg or "std" not in cfg:
+            raise ValueError(
+                f"{type(model).__name__} has no pretrained_cfg with mean and std: make it with timm.create_model."
+            )
+        self.pixel_mean, self.pixel_std = _color(cfg["mean"]), _color(cfg["std"])
+        self.model: Any = model.to(device=device, dtype=dtype).eval()
+        self.layer, self.norm, self.propagation = layer, norm, propagation
+        self.name = name or str(cfg.get("architecture") or type(model).__name__)
+        self.check_layer(layer)
+        quicken(self.model)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        *,
+        pretrained: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        layer: int = -1,
+        norm: bool = True,
+        **options: Any,  # noqa: ANN401 -- those of timm
+    ) -> Self:
+        """Make a network by timm's name; timm downloads the weights once and keeps them.
+
+        Args:
+            name: e.g. ``"timm/vit_small_patch16_224.dino"``; the part ``timm/`` may be left out.
+            pretrained: False = random weights.
+            device: where it goes; None = the CPU.
+            dtype: None = float32.
+            layer: see the class.
+            norm: see the class.
+            **options: for ``timm.create_model``.
+
+        Raises:
+            ValueError: timm has no such network or weights, or it has no patch grid.
+            CheckpointError: the weights cannot be had.
+        """
+        timm_name = _check_name(name.removeprefix(PREFIX), pretrained=pretrained)
+        arguments = {"pretrained": pretrained, "num_classes": 0, **options}
+        try:
+            try:
+                model = timm.create_model(timm_name, **{"dynamic_img_size": True, **arguments})
+            except TypeError:  # a network without that option: of fixed size, or not a ViT at all
+                model = timm.create_model(timm_name, **arguments)
+        except hub_errors() as error:
+            raise CheckpointError(
+                f"the weights of {PREFIX}{timm_name} cannot be had ({type(error).__name__}: {error}). Check the "
+                "network, or copy timm's cache from a machine that has them."
+            ) from error
+        return cls(model, device=device, dtype=dtype, layer=layer, norm=norm, name=PREFIX + timm_name)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights, in which features come."""
+        return next(self.model.parameters()).dtype  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def extract(
+        self,
+        frames: VideoSource,
+        *,
+        resize: int | tuple[int, int] | None = None,
+        layer: int | None = None,
+        norm: bool | None = None,
+        batch_size: int = 8,
+        pixel_std: tuple[float, float, float] | None = None,
+    ) -> Tensor:
+        """Return dense features; CLS, registers and other prefix tokens are dropped.
+
+        Args:
+            frames: a path, folder, array, tensor or iterable of RGB frames of one size.
+            resize: see :meth:`siammae.SiamMAE.extract`.
+            layer: another block than the extractor's.
+            norm: another choice than the extractor's.
+            batch_size: frames encoded at once.
+            pixel_std: overrides the divisor of normalised pixels.
+
+        Returns:
+            ``(T, C, h, w)`` on the model's device, in its dtype.
+
+        Raises:
+            ValueError: frames or options are refused, or the model takes one size only and this is another.
+            VideoReadError: the video cannot be decoded.
+        """
+        block = self.check_layer(self.layer if layer is None else layer)
+        final_norm = self.norm if norm is None else norm
+        std = pixel_std or self.pixel_std
+
+        def encode(images: Tensor) -> Tensor:
+            self._check_size((images.shape[-2], images.shape[-1]))
+            pixels = normalize(images, self.pixel_mean, std, self.dtype)
+            features: Tensor = self.model.forward_intermediates(
+                pixels, indices=[block], norm=final_norm, stop_early=True, intermediates_only=True
+            )[0]  # (B, C, h, w)
+            return features
+
+        return extract_features(
+            frames, encode, patch_size=self.patch_size, device=self.device, resize=resize, batch_size=batch_size
+        )
+
+    def check_layer(self, layer: int) -> int:
+        """Return the block's index counted from 0.
+
+        Raises:
+            ValueError: there is no such block.
+        """
+        depth = len(self.model.blocks)
+        if not -depth <= layer < depth:
+            raise ValueError(f"layer is {layer}: {self.name} has {depth} blocks, so it must be in [{-depth}, {depth}).")
+        return layer % depth
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        own = self.model.patch_embed.img_size
+        if not getattr(self.model, "dynamic_img_size", False) and own is not None and size != tuple(own):
+            raise ValueError(
+                f"{self.name} takes frames of {tuple(own)} only, got {size}: make it with dynamic_img_size=True where "
+                f"timm knows that for it, or pass resize={tuple(own)}."
+            )
+
+
+def _color(values: Any) -> tuple[float, float, float]:  # noqa: ANN401 -- timm's record
+    red, green, blue = values
+    return float(red), float(green), float(blue)
+
+
+def _patch_size(model: nn.Module) -> int:
+    """Return the side of a patch of a network whose blocks all work on one grid of patches."""
+    embed: Any = getattr(model, "patch_embed", None)
+    needed = all(hasattr(model, name) for name in ("blocks", "num_prefix_tokens", "forward_intermediates"))
+    ratio = embed.feat_ratio(as_scalar=False) if needed and hasattr(embed, "feat_ratio") else None
+    if ratio is None or ratio[0] != ratio[1]:
+        raise ValueError(
+            f"{type(model).__name__} has no grid of square patches that all its blocks share: pass a plain ViT of timm."
+        )
+    return int(ratio[0])
+
+
+def _check_name(name: str, *, pretrained: bool) -> str:
+    """Refuse what timm does not have, before it downloads or builds anything."""
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        near = get_close_matches(name, timm.list_pretrained(), 3) or get_close_matches(name, timm.list_models(), 3)
+        hint = f" Did you mean {' or '.join(PREFIX + one for one in near)}?" if near else ""
+        raise ValueError(f"timm {timm.__version__} has no network {name!r}.{hint}")
+    weights = [one for one in timm.list_pretrained() if one.split(".")[0] == architecture]
+    if pretrained and (not weights or ("." in name and name not in weights)):
+        raise ValueError(
+            f"timm {timm.__version__} has no weights {name!r}: it has {', '.join(weights) or 'none for this network'}."
+        )
+    return name

@@ -1,0 +1,150 @@
+"""What clips there are: a folder, a list, a table of cuts, or shards become a list of clips in a fixed order."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from siammae.config import PretrainConfig
+from siammae.frames import IMAGE_SUFFIXES, PathLike, require_reader
+from siammae.pretraining.data.clips import Clip
+from siammae.pretraining.data.shards import INDEX_FILE, find_index, read_index, scan_shard
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv")
+_COLUMNS = ("path", "start", "stop")
+
+
+def find_clips(source: PathLike) -> list[Clip]:
+    """List the clips of a folder, a list, a table, shards or a single file.
+
+    Args:
+        source: a folder, searched with all its subfolders for videos, or where there are none for images, each a clip
+            of one frame (hidden files are left out, and images beside videos, which may be their masks: a list takes
+            both); a folder of shards written by ``siammae shard``, or one of its ``.tar`` files; a ``.txt`` file with
+            one path a line; a ``.csv`` file with the header ``path,start,stop``, the times in seconds and empty where
+            a clip begins or ends with its file; or one video or image. The paths of a list or a table are relative to
+            it and inside its folder.
+
+    Returns:
+        Clips in sorted order (folder), or as listed. Their names differ, and stay when the whole source is moved.
+
+    Raises:
+        FileNotFoundError: the source or a listed file does not exist.
+        ValueError: there is no clip in it, a listed path leaves the list's folder, a clip is listed twice, or a line
+            of a table is malformed.
+        DatasetError: a folder of shards is unfinished, or a shard damaged.
+    """
+    root = Path(source)
+    if not root.exists():
+        raise FileNotFoundError(f"no file or folder {root}: pass a folder of videos, a .txt or .csv list or a video.")
+    if root.is_dir():
+        clips = read_index(index) if (index := find_index(root)) else _search(root)
+    elif root.suffix == ".tar":
+        clips = scan_shard(root)
+    elif root.suffix in (".txt", ".csv"):
+        clips = list(_read_list(root) if root.suffix == ".txt" else _read_table(root))
+        _check_names(root, clips)
+    else:
+        clips = [_clip(root.name, root)]
+    if not clips:
+        known = f"{', '.join(VIDEO_SUFFIXES)}, images {', '.join(sorted(IMAGE_SUFFIXES))}"
+        raise ValueError(f"{root} holds no video: known are {known}, and shards with {INDEX_FILE}.")
+    return clips
+
+
+def check_clips(clips: Sequence[Clip], config: PretrainConfig) -> None:
+    """Refuse settings that do not fit the clips, before anything is read.
+
+    Args:
+        clips: of :func:`find_clips`.
+        config: gives ``still_share`` and ``reader``.
+
+    Raises:
+        ValueError: all clips are single images, as where a video lies in frames, but not all pairs are to be still.
+        ImportError: the reader is not installed, or cannot load.
+    """
+    if config.still_share < 1 and all(clip.is_image for clip in clips):
+        raise ValueError(
+            f"{config.videos} holds only single images ({clips[0].name}) but still_share is {config.still_share}: an "
+            "image has no second frame. Set still_share to 1 for pictures; pass a video's frames as a video."
+        )
+    if any(clip.kind == "video" for clip in clips):
+        require_reader(config.reader)
+
+
+def _clip(name: str, path: Path, start: float | None = None, stop: float | None = None) -> Clip:
+    image = path.suffix.lower() in IMAGE_SUFFIXES
+    return Clip(name, path, kind="image" if image else "video", start=start, stop=stop)
+
+
+def _search(root: Path) -> list[Clip]:
+    files = sorted(path for path in root.rglob("*") if path.name[0] != "." and path.is_file())
+    for suffixes in (VIDEO_SUFFIXES, IMAGE_SUFFIXES):
+        if found := [path for path in files if path.suffix.lower() in suffixes]:
+            return [_clip(path.relative_to(root).as_posix(), path) for path in found]
+    return []
+
+
+def _read_list(file: Path) -> Iterator[Clip]:
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if (name := line.strip()) and not name.startswith("#"):
+            path = _listed(file, name)
+            yield _clip(_relative(file, path), path)
+
+
+def _listed(file: Path, name: str) -> Path:
+    folder = file.parent.resolve()
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        raise ValueError(f"{file} lists {name!r}, which leaves {folder}. Put the list above the videos.")
+    if not path.is_file():
+        raise FileNotFoundError(f"{file} lists {name!r}, but there is no file {path}.")
+    return path
+
+
+def _relative(file: Path, path: Path) -> str:
+    return path.relative_to(file.parent.resolve()).as_posix()
+
+
+def _read_table(file: Path) -> Iterator[Clip]:
+    with file.open(encoding="utf-8-sig", newline="") as text:
+        rows = csv.DictReader(text, skipinitialspace=True, restkey="more")
+        columns = tuple(rows.fieldnames or ())
+        if "path" not in columns or not set(columns) <= set(_COLUMNS) or len(set(columns)) < len(columns):
+            raise ValueError(f"{file} has the columns {', '.join(columns)}: they must be path, start, stop.")
+        for row in rows:
+            where = f"line {rows.line_num} of {file}"
+            if not row["path"] or "more" in row:
+                raise ValueError(f"{where} is malformed: it must be path,start,stop. Quote a path with a comma.")
+            path = _listed(file, row["path"].strip())
+            start, stop = (_seconds(row.get(name), name, where) for name in ("start", "stop"))
+            if stop is not None and stop <= (start or 0):
+                raise ValueError(f"{where} stops at {stop:g} s: it must be after the start, {start or 0:g} s.")
+            name = _relative(file, path)
+            if start is not None or stop is not None:
+                name += f"@{start or 0:.12g}-" + ("" if stop is None else f"{stop:.12g}")
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    raise ValueError(f"{where} cuts {path.name} in time: it is an image. Leave start and stop empty.")
+            yield _clip(name, path, start, stop)
+
+
+def _seconds(text: str | None, name: str, where: str) -> float | None:
+    if text is None or not text.strip():
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{where} has {name} {text.strip()!r}: it must be seconds from 0 up, or empty.")
+    return seconds
+
+
+def _check_names(file: Path, clips: Iterable[Clip]) -> None:
+    seen = set()
+    for clip in clips:
+        if clip.name in seen:
+            raise ValueError(f"{file} lists {clip.name!r} twice: a clip may be listed once. Remove a line.")
+        seen.add(clip.name)

@@ -1,0 +1,1 @@
+"""Labels through a video, in reading order: ``affinity``, ``labels``, ``context``, ``propagator``, ``video``."""

@@ -1,0 +1,172 @@
+"""The context: the frames that labels come from, and how a new frame gets its labels from them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from siammae.config import PropagationConfig
+from siammae.features import FeatureExtractor, input_size
+from siammae.frames import FrameSource, resize_frame, to_rgb
+from siammae.propagation.affinity import (
+    FrameFeatures,
+    Kernels,
+    Window,
+    backend_for,
+    choose_kernels,
+    match_frames,
+    unit_length,
+)
+from siammae.propagation.labels import gather_labels
+
+Size = tuple[int, int]
+
+
+class ContextFrame(NamedTuple):
+    """What is remembered of a frame."""
+
+    features: FrameFeatures
+    labels: Tensor  # (L, h, w)
+    given: frozenset[int] | None  # objects or keypoints that were given with this frame; None = a plain frame
+
+
+class ContextQueue:
+    """The frames labels come from: pinned ones for ever, the last few besides. Memory is bounded by their number.
+
+    Args:
+        config: gives the rules.
+    """
+
+    def __init__(self, config: PropagationConfig) -> None:
+        self._config = config
+        self._pinned: list[ContextFrame] = []
+        self._recent: deque[ContextFrame] = deque(maxlen=config.queue_length)
+
+    def __len__(self) -> int:
+        return len(self._pinned) + len(self._recent)
+
+    @property
+    def pinned(self) -> int:
+        """Leading context frames that are pinned."""
+        return len(self._pinned)
+
+    def add(self, frame: ContextFrame) -> None:
+        """Take the newest frame."""
+        first = not len(self)
+        pinned = frame.given is not None and self._config.pin_first
+        if pinned:
+            self._pinned.append(frame)
+        if not pinned or self._config.queue_pinned:
+            self._recent.append(frame)
+        if first and self._config.pad_queue:
+            self._recent.extend([frame] * self._config.queue_length)
+
+    def features(self) -> list[FrameFeatures]:
+        """Return the features of M frames, pinned ones first, then oldest to newest."""
+        return [frame.features for frame in (*self._pinned, *self._recent)]
+
+    def labels(self) -> Tensor:
+        """Return their labels ``(M, L, h, w)``."""
+        return torch.stack([frame.labels for frame in (*self._pinned, *self._recent)])
+
+    def change(self, change: Callable[[ContextFrame], ContextFrame]) -> None:
+        """Apply a function to every frame."""
+        pinned, recent = [change(frame) for frame in self._pinned], [change(frame) for frame in self._recent]
+        self._pinned, self._recent = pinned, deque(recent, self._recent.maxlen)
+
+
+class Stream:
+    """What both propagators do: frame to features, context to labels; nothing changes when a step fails."""
+
+    def __init__(self, extractor: FeatureExtractor, config: PropagationConfig, kernels: Kernels) -> None:
+        choose_kernels(kernels)  # a backend that cannot run is refused now, not at the second frame
+        self.extractor, self.config, self.kernels = extractor, config, kernels
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all frames; keep the extractor."""
+        self.queue = ContextQueue(self.config)
+        self.frame_index = 0
+        self.frame_size: Size | None = None
+        self.device = torch.device("cpu")
+
+    def open_frame(self, frame: FrameSource) -> tuple[NDArray[np.uint8], Size]:
+        """Read a frame and check that it has the size of those before."""
+        rgb = to_rgb(frame, index=self.frame_index)
+        size = (rgb.shape[0], rgb.shape[1])
+        if self.frame_size not in (None, size):
+            raise ValueError(
+                f"frame {self.frame_index} is {size} but the frames before are {self.frame_size}. "
+                "Resize it, or call reset() to begin a new video."
+            )
+        return rgb, size
+
+    def extract(self, rgb: NDArray[np.uint8]) -> tuple[FrameFeatures, Size]:
+        """Return a frame's features and the network's input size."""
+        config = self.config
+        size = input_size(
+            (rgb.shape[0], rgb.shape[1]),
+            patch_size=self.extractor.patch_size,
+            resize=config.resize,
+            side=config.resize_side,
+            multiple=config.size_multiple,
+            rounding=config.rounding,
+            round_both=config.round_both,
+        )
+        resized = resize_frame(rgb, size, interpolation=config.interpolation)[None]
+        # Presets that fix the normalisation say so; any other extractor need not know the argument.
+        features = (
+            self.extractor.extract(resized)
+            if config.pixel_std is None
+            else self.extractor.extract(resized, pixel_std=config.pixel_std)
+        )[0]
+        if not features.isfinite().all():
+            raise ValueError(
+                f"the features of frame {self.frame_index} have NaN or infinite values: check the weights, "
+                "and use float32 or bfloat16 instead of float16."
+            )
+        self.device = features.device
+        frame = FrameFeatures(unit_length(features))
+        # Refused now, not at the second frame.
+        backend_for(frame.tensor, kernels=self.kernels, **self._window(self.queue.pinned))
+        return frame, size
+
+    def propagate(self, features: FrameFeatures) -> Tensor:
+        """Mix the context's labels for a new frame: ``(L, h, w)``."""
+        return self._mix(features, self.queue.features(), self.queue.labels(), self.queue.pinned)
+
+    def look_back(self, past: ContextFrame, features: FrameFeatures, labels: Tensor) -> Tensor:
+        """Mix the labels of an annotated frame for one before it, as :meth:`propagate` does for one after it."""
+        return self._mix(past.features, [features], labels[None], int(self.config.pin_first))
+
+    def _mix(self, query: FrameFeatures, context: list[FrameFeatures], labels: Tensor, pinned: int) -> Tensor:
+        temperature, window = self.config.temperature, self._window(pinned)
+        matches = match_frames(query, context, temperature=temperature, kernels=self.kernels, **window)
+        return gather_labels(matches, labels)
+
+    def _window(self, pinned: int) -> Window:
+        config = self.config
+        return {
+            "top_k": config.top_k,
+            "radius": config.radius,
+            "neighborhood": config.neighborhood,
+            "free_frames": 0 if config.restrict_first else pinned,
+            "keep_ties": config.keep_ties,
+        }
+
+    def close_frame(self, size: Size, frame: ContextFrame) -> None:
+        """Remember a frame; what comes before this can be refused, this cannot."""
+        self.frame_size = size
+        self.queue.add(frame)
+        self.frame_index += 1
+
+
+def recommended_config(extractor: FeatureExtractor) -> PropagationConfig:
+    """Return the rules an extractor recommends in its attribute ``propagation``, else the defaults."""
+    return getattr(extractor, "propagation", None) or PropagationConfig()

@@ -1,0 +1,308 @@
+"""Label propagation, one frame a call: the propagators for masks and keypoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from siammae.annotations.masks import MAX_OBJECTS, MaskSource, check_frame_size, mask_ids, read_mask
+from siammae.config import PropagationConfig
+from siammae.features import FeatureExtractor
+from siammae.frames import FrameSource
+from siammae.propagation.affinity import FrameFeatures, Kernels
+from siammae.propagation.context import ContextFrame, Size, Stream, recommended_config
+from siammae.propagation.labels import FrameMasks, decode_keypoints, encode_keypoints, encode_mask, unit_sum
+
+
+class Propagator:
+    """Carries object masks through a stream, one frame a call, in memory that does not grow.
+
+    Args:
+        extractor: turns frames into features.
+        config: the rules; None = what the extractor recommends, else the defaults.
+        kernels: backend of the affinity.
+
+    Raises:
+        KernelUnavailableError: the backend asked for cannot run here.
+    """
+
+    def __init__(
+        self, extractor: FeatureExtractor, config: PropagationConfig | None = None, *, kernels: Kernels = "auto"
+    ) -> None:
+        self._stream = Stream(extractor, config or recommended_config(extractor), kernels)
+        self._ids: tuple[int, ...] = ()
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """Ids followed now, in the order in which they came."""
+        return self._ids
+
+    @property
+    def config(self) -> PropagationConfig:
+        """The rules in use."""
+        return self._stream.config
+
+    def reset(self) -> None:
+        """Forget frames and objects; keep the model."""
+        self._stream.reset()
+        self._ids = ()
+
+    def step(
+        self, frame: FrameSource, *, mask: MaskSource | None = None, object_ids: Sequence[int] | None = None
+    ) -> FrameMasks:
+        """Take the next frame.
+
+        A mask starts objects on the first frame; on a later frame it adds new objects and corrects known ones. It
+        speaks only for the ids it holds (or ``object_ids``): all others are followed on, outside its pixels. The frames
+        remembered from before learn of its objects by propagation backwards. A frame with a mask stays in the context
+        for good, so each mask adds one frame to the memory.
+
+        Args:
+            frame: RGB; NumPy ``(H, W, 3)`` uint8, torch ``(3, H, W)`` or PIL.
+            mask: see :func:`siammae.read_mask`; of the frame's size.
+            object_ids: ids of a bool stack's layers; for an id map, the ids it speaks for, also absent ones.
+
+        Returns:
+            The frame's masks.
+
+        Raises:
+            RuntimeError: there was no mask yet.
+            ValueError: frame or mask are refused; nothing has changed then, and the frame may be given again.
+        """
+        stream = self._stream
+        rgb, size = stream.open_frame(frame)
+        if mask is None and object_ids is not None:
+            raise ValueError(f"object_ids are {tuple(object_ids)} but there is no mask for them to describe: pass one.")
+        given, given_ids = self._read(mask, object_ids, size) if mask is not None else (None, ())
+        if given is None and not len(stream.queue):
+            raise RuntimeError("no mask yet: give a mask on the first frame, step(frame, mask=...).")
+        features, in_size = stream.extract(rgb)
+        scores = stream.propagate(features) if len(stream.queue) else None
+        if scores is not None and stream.config.normalize_labels:
+            scores = unit_sum(scores)
+        ids = (*self._ids, *(i for i in given_ids if i not in self._ids))
+        if given is not None:
+            scores = self._correct(scores, given, given_ids, ids, features.grid, in_size)
+            self._revise_past(features, scores, mask_ids(given), ids)
+        # From here on nothing is refused.
+        self._ids = ids
+        result = FrameMasks(
+            stream.frame_index, ids, cast(Tensor, scores), size, in_size, stream.config, given, tuple(given_ids)
+        )
+        spoken_for = None if given is None else frozenset(given_ids)
+        stream.close_frame(size, ContextFrame(features, result.scores, spoken_for))
+        return result
+
+    def _read(
+        self, mask: MaskSource, object_ids: Sequence[int] | None, size: Size
+    ) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
+        """Return the mask as ids and the objects it speaks for."""
+        stack = getattr(mask, "ndim", 2) == 3
+        given = read_mask(mask, object_ids=object_ids if stack else None)
+        first = not len(self._stream.queue)
+        check_frame_size(given, size, name="first_mask" if first else "mask")
+        present = mask_ids(given)
+        ids = present if object_ids is None else tuple(int(i) for i in object_ids)
+        if len(set(ids)) < len(ids) or any(not 1 <= i <= MAX_OBJECTS for i in ids):
+            raise ValueError(f"object_ids are {ids}: they must be distinct, 1 to {MAX_OBJECTS}.")
+        if unlisted := sorted(set(present) - set(ids)):
+            raise ValueError(f"the mask holds ids {unlisted} that object_ids {ids} lacks: list every id, or pass None.")
+        if first and not present:
+            raise ValueError("the first mask is empty: it must hold at least one object (an id from 1 to 254).")
+        if not ids:
+            raise ValueError("the mask names no object: pass object_ids=[...] to say which objects are gone.")
+        return given, ids
+
+    def _correct(
+        self,
+        scores: Tensor | None,
+        given: NDArray[np.uint8],
+        given_ids: Sequence[int],
+        ids: tuple[int, ...],
+        grid: Size,
+        in_size: Size,
+    ) -> Tensor:
+        """Put a mask over propagated scores; those of objects it does not speak for stay, outside its pixels."""
+        rule, device = self._stream.config.first_labels, self._stream.device
+        drawn = encode_mask(given, given_ids, grid, in_size, rule).to(device)
+        if scores is None:
+            return drawn
+        merged = _to_background(scores, given_ids, ids)  # where the mask denies an object, there is background
+        merged *= (1 - drawn[1:].sum(dim=0)).clamp_min(0)
+        merged[[1 + ids.index(i) for i in given_ids]] = drawn[1:]
+        return merged
+
+    def _revise_past(
+        self, features: FrameFeatures, scores: Tensor, present: Sequence[int], ids: tuple[int, ...]
+    ) -> None:
+        """Tell the frames before what a mask has shown, or they would outvote it in the next frame.
+
+        To them a new object is background, and a corrected one is where it was wrongly followed. They get its labels
+        from the mask's frame, as far as they have background there: other objects stay, and so do those that came
+        with a frame's own mask.
+        """
+
+        def revised(past: ContextFrame) -> ContextFrame:
+            late = [i for i in present if i not in (past.given or ())]
+            labels = _to_background(past.labels, late, ids)
+            if late:
+                channels = [1 + ids.index(i) for i in late]
+                shares = self._stream.look_back(past, features, scores)[channels]
+                labels[channels] = shares * labels[0]
+                labels[0] *= (1 - shares.sum(dim=0)).clamp_min(0)
+            return past._replace(labels=labels)
+
+        self._stream.queue.change(revised)
+
+    def remove_object(self, object_id: int) -> None:
+        """Stop following one object; its share of every remembered frame goes to the background.
+
+        Raises:
+            ValueError: the object is not followed.
+        """
+        if object_id not in self._ids:
+            raise ValueError(f"object {object_id} is not followed: the ids are {list(self._ids)}.")
+        channel = 1 + self._ids.index(object_id)
+
+        def without(frame: ContextFrame) -> ContextFrame:
+            labels = frame.labels
+            background = labels[:1] + labels[channel : channel + 1]
+            labels = torch.cat([background, labels[1:channel], labels[channel + 1 :]])
+            return ContextFrame(frame.features, labels, None if frame.given is None else frame.given - {object_id})
+
+        self._stream.queue.change(without)
+        self._ids = tuple(i for i in self._ids if i != object_id)
+
+
+def _to_background(labels: Tensor, objects: Sequence[int], ids: Sequence[int]) -> Tensor:
+    """Return labels for all ``ids``, new ones last and empty, where the background has what ``objects`` had."""
+    moved = F.pad(labels, (0, 0, 0, 0, 0, 1 + len(ids) - len(labels)))  # (1+ids, h, w), a copy
+    channels = [1 + ids.index(i) for i in objects]
+    moved[0] += moved[channels].sum(dim=0)
+    moved[channels] = 0
+    return moved
+
+
+class FrameKeypoints(NamedTuple):
+    """Keypoints of one frame."""
+
+    points: NDArray[np.float32]  # (N, 2) x, y pixels
+    confidence: NDArray[np.float32]  # (N,) in [0, 1]
+
+
+class KeypointPropagator:
+    """Carries keypoints through a stream, one frame a call, in memory that does not grow.
+
+    Args:
+        extractor: turns frames into features.
+        config: the rules; None = what the extractor recommends, else the defaults.
+        kernels: backend of the affinity.
+
+    Raises:
+        KernelUnavailableError: the backend asked for cannot run here.
+    """
+
+    def __init__(
+        self, extractor: FeatureExtractor, config: PropagationConfig | None = None, *, kernels: Kernels = "auto"
+    ) -> None:
+        self._stream = Stream(extractor, config or recommended_config(extractor), kernels)
+        self._count = 0
+
+    @property
+    def config(self) -> PropagationConfig:
+        """The rules in use."""
+        return self._stream.config
+
+    def reset(self) -> None:
+        """Forget frames and keypoints; keep the model."""
+        self._stream.reset()
+        self._count = 0
+
+    def step(self, frame: FrameSource, *, keypoints: NDArray[np.floating] | None = None) -> FrameKeypoints:
+        """Take the next frame.
+
+        Args:
+            frame: RGB; NumPy ``(H, W, 3)`` uint8, torch ``(3, H, W)`` or PIL.
+            keypoints: ``(N, 2)`` x, y in pixels, needed on the first frame; pixel (0, 0) has its centre at 0.0. On a
+                later frame they correct: the same N, and rows of NaN are followed on.
+
+        Returns:
+            Points ``(N, 2)`` and confidence ``(N,)``. Given points come back as they are, with confidence 1.
+
+        Raises:
+            RuntimeError: there were no keypoints yet.
+            ValueError: frame or keypoints are refused; nothing has changed then.
+        """
+        stream = self._stream
+        rgb, size = stream.open_frame(frame)
+        first = not len(stream.queue)
+        if first and keypoints is None:
+            raise RuntimeError("no keypoints yet: give them on the first frame, step(frame, keypoints=...).")
+        given = None if keypoints is None else self._check(np.asarray(keypoints), size, first)
+        if given is not None and np.isnan(given).all():
+            given = None  # corrects nothing, so the frame is not kept for good
+        features, _ = stream.extract(rgb)
+        maps = None if first else stream.propagate(features)
+        if given is not None:
+            maps = self._correct(maps, given, size, features.grid)
+        config = stream.config
+        points, confidence = decode_keypoints(
+            cast(Tensor, maps), size, rule=config.keypoint_rule, top_k=config.keypoint_top_k
+        )
+        if given is not None and config.first_output == "given":
+            known = ~np.isnan(given).any(axis=1)
+            points[known], confidence[known] = given[known], 1.0
+        known_rows = None
+        if given is not None:
+            known_rows = frozenset(np.flatnonzero(~np.isnan(given).any(axis=1)).tolist())
+            self._revise_past(features, cast(Tensor, maps), known_rows)
+        self._count = len(points)
+        stream.close_frame(size, ContextFrame(features, cast(Tensor, maps), known_rows))
+        return FrameKeypoints(points, confidence)
+
+    def _revise_past(self, features: FrameFeatures, maps: Tensor, known: frozenset[int]) -> None:
+        """Correct the frames before, which would outvote the correction; keypoints given with them stay."""
+
+        def revised(past: ContextFrame) -> ContextFrame:
+            rows = sorted(known - (past.given or frozenset()))
+            if not rows:
+                return past
+            labels = past.labels.clone()
+            labels[rows] = self._stream.look_back(past, features, maps)[rows]
+            return past._replace(labels=labels)
+
+        self._stream.queue.change(revised)
+
+    def _check(self, keypoints: NDArray[np.floating], size: Size, first: bool) -> NDArray[np.floating]:
+        if keypoints.ndim != 2 or keypoints.shape[1] != 2 or not len(keypoints) or keypoints.dtype.kind not in "fiu":
+            raise ValueError(
+                f"keypoints are {keypoints.shape} {keypoints.dtype}: they must be (N, 2) numbers, x and y in pixels."
+            )
+        if not first and len(keypoints) != self._count:
+            raise ValueError(f"{len(keypoints)} keypoints, but {self._count} are followed. NaN rows are followed on.")
+        limits = (size[1] - 0.5, size[0] - 0.5)
+        missing = np.isnan(keypoints).all(axis=1)
+        inside = ((keypoints >= -0.5) & (keypoints <= limits)).all(axis=1)
+        if (bad := np.flatnonzero(~(inside if first else inside | missing))).size:
+            x, y = keypoints[bad[0]]
+            raise ValueError(
+                f"keypoint {bad[0]} is ({x}, {y}): it must lie inside the frame, x in [-0.5, {limits[0]}] and y in "
+                f"[-0.5, {limits[1]}]" + (", and not be NaN on the first frame." if first else ", or be all NaN.")
+            )
+        return keypoints
+
+    def _correct(self, maps: Tensor | None, given: NDArray[np.floating], size: Size, grid: Size) -> Tensor:
+        config = self._stream.config
+        known = ~np.isnan(given).any(axis=1)
+        drawn = encode_keypoints(given[known], size, grid, rule=config.keypoint_rule, sigma=config.keypoint_sigma)
+        drawn = drawn.to(self._stream.device)
+        if maps is None:
+            return drawn
+        maps[torch.from_numpy(known).to(maps.device)] = drawn
+        return maps

@@ -1,0 +1,192 @@
+"""Label propagation through a whole video: one-shot functions over the propagators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from siammae.annotations.masks import MaskSource, write_mask
+from siammae.checkpoints.hub import DEFAULT_WEIGHTS
+from siammae.config import PropagationConfig
+from siammae.features import FeatureExtractor
+from siammae.frames import PathLike, VideoSource, count_frames, read_frames
+from siammae.network.model import SiamMAE
+from siammae.network.timm_extractor import PREFIX, TimmExtractor
+from siammae.propagation.affinity import Kernels
+from siammae.propagation.labels import FrameMasks
+from siammae.propagation.propagator import FrameKeypoints, KeypointPropagator, Propagator
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class VideoMasks:
+    """Masks of a whole video.
+
+    Attributes:
+        labels: ``(T, H, W)`` uint8 object ids; 0 is background.
+        object_ids: the followed objects.
+    """
+
+    labels: NDArray[np.uint8]
+    object_ids: tuple[int, ...]
+
+    def save(self, folder: PathLike) -> Path:
+        """Write ``00000.png`` and so on as palette PNGs that the DAVIS tools read; returns the folder."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        for index, labels in enumerate(self.labels):
+            write_mask(target / f"{index:05d}.png", labels)
+        return target
+
+
+@dataclass(frozen=True, slots=True)
+class VideoKeypoints:
+    """Keypoints of a whole video.
+
+    Attributes:
+        points: ``(T, N, 2)`` float32 x, y in pixels.
+        confidence: ``(T, N)`` float32 in [0, 1].
+    """
+
+    points: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+
+
+@lru_cache(maxsize=2)
+def _load(name: str) -> FeatureExtractor:
+    return TimmExtractor.from_pretrained(name) if name.startswith(PREFIX) else SiamMAE.from_pretrained(name)
+
+
+def load_extractor(model: FeatureExtractor | PathLike) -> FeatureExtractor:
+    """Turn a name into a model on the CPU, loaded once a process; an extractor is returned as it is.
+
+    ``timm/NAME`` is a network of timm (see :class:`TimmExtractor`), any other name a checkpoint of ours.
+    """
+    if hasattr(model, "extract"):
+        return cast(FeatureExtractor, model)
+    return _load(str(model))
+
+
+def follow_masks(
+    video: VideoSource,
+    first_mask: MaskSource,
+    *,
+    model: FeatureExtractor | PathLike = DEFAULT_WEIGHTS,
+    config: PropagationConfig | None = None,
+    kernels: Kernels = "auto",
+    progress: bool = False,
+) -> Iterator[FrameMasks]:
+    """Follow the objects of the first frame, yielding each frame's masks as soon as they are there.
+
+    Arguments and errors are those of :func:`propagate_masks`; memory does not grow with the video.
+
+    Yields:
+        One :class:`FrameMasks` a frame, the first frame included.
+    """
+    propagator = Propagator(load_extractor(model), config, kernels=kernels)
+    for index, frame in enumerate(_shown(read_frames(video), video, progress)):
+        yield propagator.step(frame, mask=first_mask if index == 0 else None)
+
+
+def propagate_masks(
+    video: VideoSource,
+    first_mask: MaskSource,
+    *,
+    model: FeatureExtractor | PathLike = DEFAULT_WEIGHTS,
+    config: PropagationConfig | None = None,
+    kernels: Kernels = "auto",
+    progress: bool = False,
+) -> VideoMasks:
+    """Follow the objects of the first frame through a video. Part labels are masks too.
+
+    Args:
+        video: a path, folder of images, array, tensor or iterable of RGB frames; see :func:`read_frames`.
+        first_mask: of the first frame, of its size; see :func:`read_mask`.
+        model: a checkpoint's name, or any extractor.
+        config: the rules; None = what the model recommends, else the defaults.
+        kernels: backend of the affinity; see :func:`available_kernels`.
+        progress: show a bar.
+
+    Returns:
+        Masks of every frame at the video's size. Use :func:`follow_masks` for videos too long to hold.
+
+    Raises:
+        ValueError: video, mask or options are refused.
+        VideoReadError: the video cannot be decoded.
+        FileNotFoundError: a path does not exist.
+        KernelUnavailableError: the backend asked for cannot run here.
+    """
+    results = follow_masks(video, first_mask, model=model, config=config, kernels=kernels, progress=progress)
+    labels: list[NDArray[np.uint8]] = []
+    ids: tuple[int, ...] = ()
+    for result in results:
+        labels.append(result.label_map())
+        ids = result.object_ids
+    return VideoMasks(np.stack(labels), ids)
+
+
+def follow_keypoints(
+    video: VideoSource,
+    first_keypoints: NDArray[np.floating],
+    *,
+    model: FeatureExtractor | PathLike = DEFAULT_WEIGHTS,
+    config: PropagationConfig | None = None,
+    kernels: Kernels = "auto",
+    progress: bool = False,
+) -> Iterator[FrameKeypoints]:
+    """Follow the keypoints of the first frame, yielding each frame's as soon as they are there.
+
+    Arguments and errors are those of :func:`propagate_keypoints`; memory does not grow with the video.
+
+    Yields:
+        Points ``(N, 2)`` and confidence ``(N,)``, the first frame included.
+    """
+    propagator = KeypointPropagator(load_extractor(model), config, kernels=kernels)
+    for index, frame in enumerate(_shown(read_frames(video), video, progress)):
+        yield propagator.step(frame, keypoints=first_keypoints if index == 0 else None)
+
+
+def propagate_keypoints(
+    video: VideoSource,
+    first_keypoints: NDArray[np.floating],
+    *,
+    model: FeatureExtractor | PathLike = DEFAULT_WEIGHTS,
+    config: PropagationConfig | None = None,
+    kernels: Kernels = "auto",
+    progress: bool = False,
+) -> VideoKeypoints:
+    """Follow the keypoints of the first frame through a video.
+
+    Args:
+        video: a path, folder of images, array, tensor or iterable of RGB frames; see :func:`read_frames`.
+        first_keypoints: ``(N, 2)`` x, y in pixels of the first frame; pixel (0, 0) has its centre at 0.0.
+        model: a checkpoint's name, or any extractor.
+        config: the rules; None = what the model recommends, else the defaults.
+        kernels: backend of the affinity; see :func:`available_kernels`.
+        progress: show a bar.
+
+    Returns:
+        Points and confidence of every frame.
+
+    Raises:
+        ValueError: video, keypoints or options are refused.
+        VideoReadError: the video cannot be decoded.
+        FileNotFoundError: a path does not exist.
+        KernelUnavailableError: the backend asked for cannot run here.
+    """
+    results = follow_keypoints(video, first_keypoints, model=model, config=config, kernels=kernels, progress=progress)
+    points, confidence = zip(*results, strict=True)
+    return VideoKeypoints(np.stack(points), np.stack(confidence))
+
+
+def _shown(frames: Iterable[_T], video: VideoSource, progress: bool) -> Iterator[_T]:
+    """Show a bar over frames as they are read."""
+    return iter(tqdm(frames, total=count_frames(video) if progress else None, unit="frame", disable=not progress))
