@@ -88,7 +88,7 @@ def main() -> None:
             model=ModelConfig.vit("small"),
             short_side=args.short_side,
             samples_per_video=args.samples,
-            max_broken=0.5,
+            max_skipped=0.5,
             **fields,
         )
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from siammae import ModelConfig, SiamMAE
 from siammae.kernels.native import attention as native_attention
-from siammae.network import cpu_layers as quickening
+from siammae.network import cpu_layers as cpu_layers
 
 # Who multiplies and who attends, as in siammae.network.cpu_layers; "linear" and "pytorch" are PyTorch's own layers.
 ROUTES = (("linear", "pytorch"), ("onednn", "pytorch"), ("onednn", "onednn"), ("onednn", "native"))
@@ -52,13 +52,13 @@ def encode(model: SiamMAE, pixels: Tensor) -> Tensor:
 
 def by_route(model: SiamMAE, pixels: Tensor, product: str, attention: str) -> Callable[[], Tensor]:
     def run() -> Tensor:
-        chosen = quickening.product_route, quickening.attention_route
-        quickening.product_route = lambda dtype: product
-        quickening.attention_route = lambda dtype, width: attention
+        chosen = cpu_layers.product_route, cpu_layers.attention_route
+        cpu_layers.product_route = lambda dtype: product
+        cpu_layers.attention_route = lambda dtype, width: attention
         try:
             return encode(model, pixels)
         finally:
-            quickening.product_route, quickening.attention_route = chosen
+            cpu_layers.product_route, cpu_layers.attention_route = chosen
 
     return run
 
@@ -124,7 +124,7 @@ def main() -> None:
     args = parser.parse_args()
     print(headline())
     for dtype in (torch.float32, torch.bfloat16):
-        product, attention = quickening.product_route(dtype), quickening.attention_route(dtype)
+        product, attention = cpu_layers.product_route(dtype), cpu_layers.attention_route(dtype)
         print(f"siammae takes here in {str(dtype)[6:]}: {product} products, {attention} attention")
     print()
     print("| network, frame | way | ms | times faster | relative error | mean cosine | least cosine |")

@@ -23,7 +23,7 @@ _PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
+class Processes:
     """Where this process stands among those that work together.
 
     Attributes:
@@ -103,7 +103,7 @@ class Ranks:
 
 
 @contextmanager
-def ranks(*, cuda: bool = False) -> Iterator[Ranks]:
+def join_processes(*, cuda: bool = False) -> Iterator[Processes]:
     """Join the processes that torchrun started; alone without torchrun.
 
     Args:
@@ -114,7 +114,7 @@ def ranks(*, cuda: bool = False) -> Iterator[Ranks]:
     """
     if dist.is_available() and dist.is_initialized():
         group = dist.new_group(backend="gloo", timeout=_PATIENCE)  # the caller's group may know GPUs only
-        yield Ranks(dist.get_rank(), dist.get_world_size(), group)
+        yield Processes(dist.get_rank(), dist.get_world_size(), group)
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ:
         store, rank, count = next(rendezvous("env://", timeout=_PATIENCE))
         # torchrun's store outlives the processes that it restarts, and gloo would find the addresses of dead ones.
@@ -123,13 +123,13 @@ def ranks(*, cuda: bool = False) -> Iterator[Ranks]:
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_PATIENCE)
         try:
-            yield Ranks(dist.get_rank(), dist.get_world_size())
+            yield Processes(dist.get_rank(), dist.get_world_size())
         finally:
             dist.destroy_process_group()
     else:
-        yield Ranks(0, 1)
+        yield Processes(0, 1)
 
 
-def is_first_rank() -> bool:
+def is_main_process() -> bool:
     """Whether this process should print and write what all have found."""
     return int(os.environ.get("RANK", "0")) == 0

@@ -159,7 +159,7 @@ def _add_benchmark(parser: argparse.ArgumentParser, benchmark: _Benchmark) -> No
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from siammae.distributed import is_first_rank
+    from siammae.distributed import is_main_process
     from siammae.evaluation.comparison import compare_entries, make_benchmark
     from siammae.evaluation.plot import require_matplotlib
 
@@ -170,12 +170,12 @@ def run(args: argparse.Namespace) -> int:
     if "score_at" in rules:
         rules["score_at"] = _SIZES[rules["score_at"]]
     benchmark = make_benchmark(args.dataset, args.root, **rules)
-    how = {"workers": args.workers, "progress": not args.quiet and is_first_rank()}
+    how = {"workers": args.workers, "progress": not args.quiet and is_main_process()}
     if args.results:
         from siammae.evaluation.scoring import Ready, evaluate
 
         results = evaluate(benchmark, [Ready(Path(args.results))], **how)[0]
-        return _show(args, results) if is_first_rank() else 0
+        return _show(args, results) if is_main_process() else 0
     comparison = compare_entries(
         benchmark,
         find_entries(args),
@@ -185,7 +185,7 @@ def run(args: argparse.Namespace) -> int:
         kernels=args.kernels,
         **how,
     )
-    return _show(args, list(comparison.results), comparison) if is_first_rank() else 0
+    return _show(args, list(comparison.results), comparison) if is_main_process() else 0
 
 
 def _show(args: argparse.Namespace, results: list[EvaluationResult], comparison: Comparison | None = None) -> int:

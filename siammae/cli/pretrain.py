@@ -100,7 +100,7 @@ def _shown(default: object) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from siammae.distributed import is_first_rank
+    from siammae.distributed import is_main_process
     from siammae.pretraining import pretrain
 
     logging.basicConfig(format="siammae: %(message)s")
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         max_steps=args.max_steps,
         progress=not args.quiet,
     )
-    if is_first_rank():
+    if is_main_process():
         print(f"weights in {folder}: use them with --model {folder}")
     return 0
 

@@ -55,7 +55,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from siammae.distributed import is_first_rank
+    from siammae.distributed import is_main_process
     from siammae.evaluation.sweeping import sweep
 
     grid = dict(_values(text) for text in args.grid)
@@ -71,9 +71,9 @@ def run(args: argparse.Namespace) -> int:
         allow_overlap=args.allow_overlap,
         kernels=args.kernels,
         workers=args.workers,
-        progress=not args.quiet and is_first_rank(),
+        progress=not args.quiet and is_main_process(),
     )
-    if not is_first_rank():
+    if not is_main_process():
         return 0
     print(found.table())
     best = dict(found.changes[0])

@@ -30,7 +30,7 @@ _NOT_NEGATIVE = (
     "weight_decay",
     "base_lr",
     "still_gap",
-    "still_movers",
+    "still_copy_paste",
     "match_weight",
 )
 
@@ -42,7 +42,7 @@ class PretrainConfig(Settings):
     Attributes:
         videos: what to train on: a folder searched for videos, images or tar shards; a ``.txt`` with a path, or a
             ``.csv`` with a path and times, in each line, videos and images together; or one file.
-        output_dir: gets ``states/`` (to resume), ``log.jsonl``, ``broken.txt`` (clips that cannot be read) and
+        output_dir: gets ``states/`` (to resume), ``log.jsonl``, ``skipped.txt`` (clips that cannot be read) and
             ``model/`` (for ``from_pretrained``).
         model: the network.
         mask_ratio: part of the future frame's patches that is hidden, in (0, 1).
@@ -61,8 +61,8 @@ class PretrainConfig(Settings):
         still_gap: the future crop of a still pair may come from a frame up to this many frames away.
         still_flow: where the two frames of a still pair differ, follow what moved by optical flow (OpenCV's DIS): the
             matching loss then learns from real motion, and leaves out what the flow cannot follow for sure.
-        still_movers: up to this many pieces of the picture are pasted into both crops of a still pair, each at a place
-            of its own in either, so that not all moves with the scene.
+        still_copy_paste: up to this many pieces of the picture are pasted into both crops of a still pair, each at
+            a place of its own in either, so that not all moves with the scene.
         still_rotation: the future crop of a still pair is turned by up to this many degrees either way.
         color_jitter: strength in [0, 1) of random changes of brightness, contrast and colour, drawn for each of the
             two frames of a pair of its own.
@@ -101,7 +101,7 @@ class PretrainConfig(Settings):
         parallel: how several processes share the work: ``"ddp"`` = each holds all weights; ``"fsdp"`` = each holds a
             part of them (FSDP2), for ViT-L and larger.
         reader: decodes videos: ``"opencv"``, ``"pyav"`` or ``"torchcodec"`` (extras of these names).
-        max_broken: part of the clips that may be unreadable, in [0, 1); more stop the run. Above 0 one may always be.
+        max_skipped: part of the clips that may be unreadable, in [0, 1); more stop the run. Above 0 one may always be.
         workers: processes that read ahead, for each training process; 0 reads in the training process.
         checkpoint_every: optimiser steps between saved states.
         keep_states: saved states that are kept, the latest; an older one helps where the latest is damaged.
@@ -137,7 +137,7 @@ class PretrainConfig(Settings):
     still_scale: tuple[float, float] = (0.35, 1.0)
     still_gap: int = 0
     still_flow: bool = False
-    still_movers: int = 0
+    still_copy_paste: int = 0
     still_rotation: float = 0.0
     color_jitter: float = 0.0
     match_weight: float = 0.0
@@ -162,7 +162,7 @@ class PretrainConfig(Settings):
     recompute: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
     reader: Literal["opencv", "pyav", "torchcodec"] = "opencv"
-    max_broken: float = 0.1
+    max_skipped: float = 0.1
     workers: int = 0
     checkpoint_every: int = 500
     keep_states: int = 2
@@ -210,12 +210,12 @@ class PretrainConfig(Settings):
         for field, choices in PRETRAIN_CHOICES.items():
             check_choice(field, getattr(self, field), choices)
         self._check_crops()
-        self._check_watching()
+        self._check_monitoring()
         forward = self.match_weight == 0 or (self.past_mask == "none" and self.predict == "future")
         check(forward, "match_weight", self.match_weight, "0 with past_mask other than 'none' or predict 'past'")
         check(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "in (0, 1]")
         check(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "between 0 and 1, or None")
-        check(0 <= self.max_broken < 1, "max_broken", self.max_broken, "in [0, 1)")
+        check(0 <= self.max_skipped < 1, "max_skipped", self.max_skipped, "in [0, 1)")
 
     @property
     def crop_side(self) -> int:
@@ -269,7 +269,7 @@ class PretrainConfig(Settings):
             raise ValueError(f"no preset {name!r}: known are {', '.join(RECIPES)}.")
         return cls.from_dict({**RECIPES[name], "videos": videos, "output_dir": output_dir, **fields})
 
-    def _check_watching(self) -> None:
+    def _check_monitoring(self) -> None:
         if self.probe is not None:
             object.__setattr__(self, "probe", os.fspath(self.probe))
         check_choice("probe_year", self.probe_year, (2016, 2017))

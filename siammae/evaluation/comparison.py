@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from siammae.config import PropagationConfig
-from siammae.distributed import is_first_rank
+from siammae.distributed import is_main_process
 from siammae.evaluation.davis.evaluation import Davis
 from siammae.evaluation.jhmdb.evaluation import Jhmdb
 from siammae.evaluation.results import EvaluationResult, aligned, percent, write_json, write_text
@@ -240,7 +240,7 @@ def compare_entries(
     results = evaluate(benchmark, jobs, workers=workers, progress=progress)
     seconds = round(time.perf_counter() - started, 3)
     comparison = Comparison(tuple(result for row in results for result in row), seconds)
-    if output_dir is not None and len(rows) > 1 and is_first_rank():
+    if output_dir is not None and len(rows) > 1 and is_main_process():
         comparison.save(Path(output_dir) / "comparison.json")
         write_text(Path(output_dir) / "comparison.md", comparison.markdown())
     return comparison

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from tqdm import tqdm
 
 from siammae.config import PropagationConfig
-from siammae.distributed import ranks
+from siammae.distributed import join_processes
 from siammae.evaluation.cache import FeatureCache
 from siammae.evaluation.processes import map_in_processes
 from siammae.evaluation.results import EvaluationResult, claim_folder, model_name
@@ -150,17 +150,19 @@ def evaluate(
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}: it must be at least 1.")
-    with ranks() as place:
-        place.first_before_others(lambda: _prepare(benchmark, jobs))
-        longest_first = sorted(benchmark.videos, key=lambda v: -len(v.frames)) if place.count > 1 else benchmark.videos
-        part = _score(
-            benchmark, jobs, place.share(longest_first), workers=workers, progress=progress and place.rank == 0
+    with join_processes() as processes:
+        processes.first_before_others(lambda: _prepare(benchmark, jobs))
+        longest_first = (
+            sorted(benchmark.videos, key=lambda v: -len(v.frames)) if processes.count > 1 else benchmark.videos
         )
-        scored = {name: rows for other in place.gather(part) for name, rows in other.items()}
+        part = _score(
+            benchmark, jobs, processes.share(longest_first), workers=workers, progress=progress and processes.rank == 0
+        )
+        scored = {name: rows for other in processes.gather(part) for name, rows in other.items()}
         results = [_summary(benchmark, job, i, scored) for i, job in enumerate(jobs)]
-        if place.rank == 0:
+        if processes.rank == 0:
             _report(jobs, results)
-        place.gather(None)  # no process goes on before the reports are there
+        processes.gather(None)  # no process goes on before the reports are there
     return results
 
 

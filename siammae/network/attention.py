@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from siammae.features import FeatureExtractor
 from siammae.frames import VideoSource
-from siammae.network.cpu_layers import QuickAttention
+from siammae.network.cpu_layers import CpuAttention
 from siammae.network.cropmae import CropMAEBlock
 from siammae.network.model import SiamMAE
 from siammae.network.timm_extractor import TimmExtractor
@@ -69,7 +69,7 @@ def attention_weights(
 
 def _is_plain(layer: nn.Module) -> bool:
     """Tell whether a layer is timm's self-attention and no class made from it, which may compute otherwise."""
-    return type(layer) in (Attention, QuickAttention)
+    return type(layer) in (Attention, CpuAttention)
 
 
 def _is_plain_multihead(layer: nn.MultiheadAttention) -> bool:

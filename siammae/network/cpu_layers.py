@@ -97,7 +97,7 @@ def _drops_out(layer: nn.Module) -> bool:
     return layer.training and any(part.p > 0 for part in layer.modules() if isinstance(part, nn.Dropout))
 
 
-class QuickLinear(nn.Linear):
+class CpuLinear(nn.Linear):
     """A linear layer that takes the machine's faster route."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class QuickLinear(nn.Linear):
         return super().forward(x)
 
 
-class QuickAttention(Attention):
+class CpuAttention(Attention):
     """Self-attention that lays queries, keys and values out head by head first.
 
     PyTorch's CPU kernel reads them many times over, from rows three widths apart otherwise.
@@ -137,7 +137,7 @@ class QuickAttention(Attention):
         return bare and self.fused_attn and not _drops_out(self)
 
 
-class QuickMlp(Mlp):
+class CpuMlp(Mlp):
     """An MLP whose first product goes through the GELU at once."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,10 +148,10 @@ class QuickMlp(Mlp):
         return self.fc2(onednn.linear(x, self.fc1.weight, self.fc1.bias, gelu=True))  # type: ignore[no-any-return]
 
 
-_QUICK: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: QuickLinear, Attention: QuickAttention, Mlp: QuickMlp}
+_CPU_LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: CpuLinear, Attention: CpuAttention, Mlp: CpuMlp}
 
 
-def quicken(network: nn.Module) -> None:
+def use_cpu_layers(network: nn.Module) -> None:
     """Let a network's linear layers, timm's self-attention and MLPs take the fast way; tensors and their names stay.
 
     Only layers of exactly these classes change, so that nobody's own subclass loses its behaviour.
@@ -160,8 +160,8 @@ def quicken(network: nn.Module) -> None:
         network: changed in place. Gradients, GPUs and ``torch.compile`` see the ordinary layers.
     """
     for layer in network.modules():
-        if type(layer) in _QUICK:
-            layer.__class__ = _QUICK[type(layer)]
+        if type(layer) in _CPU_LAYERS:
+            layer.__class__ = _CPU_LAYERS[type(layer)]
 
 
 def multiplies_bfloat16() -> bool:

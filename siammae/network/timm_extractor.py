@@ -14,7 +14,7 @@ from siammae.config import PropagationConfig
 from siammae.errors import CheckpointError
 from siammae.features import extract_features, normalize
 from siammae.frames import VideoSource
-from siammae.network.cpu_layers import quicken
+from siammae.network.cpu_layers import use_cpu_layers
 
 PREFIX = "timm/"
 
@@ -30,7 +30,7 @@ class TimmExtractor:
 
     Args:
         model: from ``timm.create_model``; ``dynamic_img_size=True`` there lets it take frames of any size. Its linear
-            and attention layers become those of :func:`siammae.network.cpu_layers.quicken`.
+            and attention layers become those of :func:`siammae.network.cpu_layers.use_cpu_layers`.
         device: where it goes; None = where it is.
         dtype: float32, bfloat16 or float16; None = as it is.
         layer: the block whose output is returned, as a Python index.
@@ -64,7 +64,7 @@ class TimmExtractor:
         self.layer, self.norm, self.propagation = layer, norm, propagation
         self.name = name or str(cfg.get("architecture") or type(model).__name__)
         self.check_layer(layer)
-        quicken(self.model)
+        use_cpu_layers(self.model)
 
     @classmethod
     def from_pretrained(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from siammae.config import ModelConfig
-from siammae.network.cpu_layers import quicken
+from siammae.network.cpu_layers import use_cpu_layers
 
 _layer_norm = partial(nn.LayerNorm, eps=1e-6)  # timm's ViT
 
@@ -146,7 +146,7 @@ class Encoder(nn.Module):
             self.pos_embed.data[0, 1:] = sincos_position((grid, grid), dim, extent=grid)
         else:
             nn.init.normal_(self.pos_embed, std=0.02)
-        quicken(self)
+        use_cpu_layers(self)
 
     def position(self, grid: tuple[int, int]) -> Tensor:
         """Return the position embedding ``(1, h*w, C)`` of a grid, without the CLS token's."""

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 STATES_FOLDER, LOG_FILE, CONFIG_FILE, VIDEOS_FILE = "states", "log.jsonl", "pretrain.json", "videos.txt"
 # What does not change the weights a run ends with, but for the rounding of sums.
 MAY_CHANGE = (
-    "videos", "output_dir", "workers", "cache_mb", "max_broken", "checkpoint_every", "keep_states", "recompute",
+    "videos", "output_dir", "workers", "cache_mb", "max_skipped", "checkpoint_every", "keep_states", "recompute",
     "accumulate", "parallel", "picture_every", "probe", "probe_every", "probe_year", "probe_split", "probe_side",
     "loggers",
 )  # fmt: skip

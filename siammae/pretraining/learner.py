@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from siammae.config import PretrainConfig
-from siammae.distributed import Ranks
+from siammae.distributed import Processes
 from siammae.network.model import SiamMAE
 from siammae.network.vit import set_fused_attention, set_recompute
 from siammae.pretraining.schedule import parameter_groups
@@ -30,15 +30,15 @@ class Learner:
     Args:
         config: everything that is learnt depends on; its precision is settled.
         device: of this process.
-        ranks: the processes that share the work.
+        processes: the processes that share the work.
         random: whether to begin with random weights although ``init`` names others: a saved state will replace them.
 
     Raises:
         ValueError: ``init`` is a network of another shape.
     """
 
-    def __init__(self, config: PretrainConfig, device: torch.device, ranks: Ranks, *, random: bool) -> None:
-        self._config, self._ranks = config, ranks
+    def __init__(self, config: PretrainConfig, device: torch.device, processes: Processes, *, random: bool) -> None:
+        self._config, self._processes = config, processes
         self.model = _make_model(config, random=random).to(device).train()
         set_fused_attention(self.model, device.type != "cpu" or config.precision == "fp32")
         set_recompute(self.model, config.recompute)
@@ -47,9 +47,9 @@ class Learner:
                 if part is not None:
                     part.compile(dynamic=False)  # one graph for whole frames, one for visible patches
         self.network: nn.Module = self.model
-        if ranks.count > 1 and config.parallel == "fsdp":
+        if processes.count > 1 and config.parallel == "fsdp":
             _cut(self.model)
-        elif ranks.count > 1:
+        elif processes.count > 1:
             self.network = DistributedDataParallel(
                 self.model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
             )

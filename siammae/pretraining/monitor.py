@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from siammae.config import PretrainConfig, PropagationConfig
-from siammae.distributed import Ranks
+from siammae.distributed import Processes
 from siammae.evaluation import evaluate_davis
 from siammae.evaluation.comparison import make_benchmark
 from siammae.frames import write_image
@@ -18,7 +18,7 @@ from siammae.network.model import SiamMAE
 from siammae.pretraining.data.pairs import VideoPairs
 from siammae.pretraining.learner import Learner
 from siammae.pretraining.loggers import Logger
-from siammae.pretraining.run_log import Journal
+from siammae.pretraining.run_log import RunLog
 from siammae.visualize.reconstruction import reconstruct_pairs
 
 PICTURES_FOLDER = "pictures"
@@ -26,14 +26,14 @@ _SHOWN_PAIRS = 4
 _PROBE_SCORES = ("J&F", "J", "F")
 
 
-class Watch:
+class Monitor:
     """Draws a picture and scores the features every so many steps; both are made by a copy, so training is undisturbed.
 
     Args:
         config: of the run; says what to look at and when.
-        ranks: the processes that train together; they share the videos of the probe.
+        processes: the processes that train together; they share the videos of the probe.
         stream: gives the pairs of the pictures: always the same, the first ones of the run.
-        journal: gets the scores.
+        run_log: gets the scores.
         loggers: get the pictures, besides ``output_dir/pictures``.
 
     Raises:
@@ -41,10 +41,15 @@ class Watch:
     """
 
     def __init__(
-        self, config: PretrainConfig, ranks: Ranks, stream: VideoPairs, journal: Journal, loggers: Sequence[Logger]
+        self,
+        config: PretrainConfig,
+        processes: Processes,
+        stream: VideoPairs,
+        run_log: RunLog,
+        loggers: Sequence[Logger],
     ) -> None:
-        self._config, self._ranks, self._stream = config, ranks, stream
-        self._journal, self._loggers = journal, loggers
+        self._config, self._processes, self._stream = config, processes, stream
+        self._run_log, self._loggers = run_log, loggers
         self._pairs: Tensor | None = None
         if config.probe is not None:  # refused now, and not after hours
             make_benchmark("davis", config.probe, year=config.probe_year, split=config.probe_split)
@@ -56,9 +61,9 @@ class Watch:
         scoring = config.probe is not None and step % config.probe_every == 0
         if not drawing and not scoring:
             return
-        with self._journal.aside():
+        with self._run_log.aside():
             copies = learner.copies()
-            if drawing and self._ranks.rank == 0:
+            if drawing and self._processes.rank == 0:
                 self._draw(step, copies["model"])
             if scoring:
                 self._score(step, copies.get("model_ema", copies["model"]))
@@ -83,4 +88,4 @@ class Watch:
         year: Literal[2016, 2017] = 2016 if config.probe_year == 2016 else 2017
         rules = PropagationConfig(resize=config.probe_side)
         result = evaluate_davis(model, config.probe or "", year=year, split=config.probe_split, config=rules)
-        self._journal.write(step, {name: round(result.scores[name], 3) for name in _PROBE_SCORES})
+        self._run_log.write(step, {name: round(result.scores[name], 3) for name in _PROBE_SCORES})

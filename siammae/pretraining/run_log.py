@@ -15,25 +15,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 from siammae.config import PretrainConfig
-from siammae.distributed import Ranks
+from siammae.distributed import Processes
 from siammae.pretraining.checkpoint import LOG_FILE
 from siammae.pretraining.loggers import Logger
 
 _LOG_EVERY = 10  # steps
 
 
-class Journal:
+class RunLog:
     """Averages the losses over a few steps and over all processes; the first one shows them and writes them down.
 
     Args:
         config: of the run.
-        ranks: the processes that share the batches.
+        processes: the processes that share the batches.
         bar: shows progress.
         loggers: get every line besides ``log.jsonl``.
     """
 
-    def __init__(self, config: PretrainConfig, ranks: Ranks, bar: tqdm[Any], loggers: Sequence[Logger]) -> None:
-        self._path, self._batch, self._ranks = Path(config.output_dir) / LOG_FILE, config.batch_size, ranks
+    def __init__(self, config: PretrainConfig, processes: Processes, bar: tqdm[Any], loggers: Sequence[Logger]) -> None:
+        self._path, self._batch, self._processes = Path(config.output_dir) / LOG_FILE, config.batch_size, processes
         self._bar, self._loggers = bar, loggers
         self._step, self._rate, self._losses = 0, 0.0, list[dict[str, Tensor]]()
         self._since, self._waited = time.perf_counter(), 0.0
@@ -60,7 +60,7 @@ class Journal:
             return
         names = list(self._losses[0])
         means = [torch.stack([one[name] for one in self._losses]).mean().item() for name in names]
-        named = dict(zip(names, self._ranks.mean(means), strict=True))
+        named = dict(zip(names, self._processes.mean(means), strict=True))
         for name, mean in named.items():
             if not math.isfinite(mean):
                 raise FloatingPointError(
@@ -83,7 +83,7 @@ class Journal:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append a line to ``log.jsonl`` and tell the loggers."""
-        if self._ranks.rank:
+        if self._processes.rank:
             return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from siammae.config import PretrainConfig
-from siammae.distributed import Ranks
+from siammae.distributed import Processes
 from siammae.network.cpu_layers import multiplies_bfloat16
 from siammae.pretraining.data.crops import Pairs
 from siammae.pretraining.learner import Learner
@@ -27,7 +27,7 @@ def choose_precision(config: PretrainConfig, device: torch.device) -> PretrainCo
 
 
 def train_step(
-    learner: Learner, pairs: Pairs, config: PretrainConfig, step: int, rate: float, ranks: Ranks
+    learner: Learner, pairs: Pairs, config: PretrainConfig, step: int, rate: float, processes: Processes
 ) -> dict[str, Tensor]:
     """Make one optimiser step.
 
@@ -40,7 +40,7 @@ def train_step(
         config: of the run.
         step: from 0.
         rate: of learning.
-        ranks: the processes that share the batch.
+        processes: the processes that share the batch.
 
     Returns:
         The losses of this process's part, without gradients.
@@ -48,12 +48,12 @@ def train_step(
     for group in learner.optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
     count = len(pairs.frames)
-    mine = slice(ranks.rank * count, (ranks.rank + 1) * count)
+    mine = slice(processes.rank * count, (processes.rank + 1) * count)
     noise, placing = _draw(config, step)
     noise, placing = noise[mine], None if placing is None else placing[mine]
     losses: list[dict[str, Tensor]] = []
     size = count // config.accumulate
-    with _dropout(learner.model, (config.seed, step, ranks.rank)):
+    with _dropout(learner.model, (config.seed, step, processes.rank)):
         for start in range(0, count, size):
             part = slice(start, start + size)
             some = Pairs(pairs.frames[part], pairs.places[part])

@@ -12,19 +12,19 @@ import torch
 from tqdm import tqdm
 
 from siammae.config import PretrainConfig
-from siammae.distributed import Ranks, ranks
+from siammae.distributed import Processes, join_processes
 from siammae.frames import PathLike
 from siammae.pretraining.checkpoint import claim_videos, cut_log, load_state, save_state, state_files
 from siammae.pretraining.data.batches import clips_per_step, read_batches
 from siammae.pretraining.data.clips import Clip
 from siammae.pretraining.data.crops import Pairs
 from siammae.pretraining.data.pairs import VideoPairs
-from siammae.pretraining.data.skipped import BROKEN_FILE, BrokenClips
+from siammae.pretraining.data.skipped import SKIPPED_FILE, SkippedClips
 from siammae.pretraining.data.sources import find_clips
 from siammae.pretraining.learner import Learner
 from siammae.pretraining.loggers import open_loggers
-from siammae.pretraining.monitor import Watch
-from siammae.pretraining.run_log import Journal
+from siammae.pretraining.monitor import Monitor
+from siammae.pretraining.run_log import RunLog
 from siammae.pretraining.schedule import learning_rate, total_steps
 from siammae.pretraining.step import choose_precision, train_step
 from siammae.pretraining.stopping import StopRequest
@@ -68,25 +68,27 @@ def pretrain(
         FloatingPointError: the loss is no longer finite.
         KeyboardInterrupt: a signal stopped the run; its state is saved.
         WorkerError: another of several processes failed.
-        DatasetError: too many clips are broken, or ``config.probe`` is not in DAVIS's layout.
+        DatasetError: too many clips cannot be read, or ``config.probe`` is not in DAVIS's layout.
         ImportError: a reader or logger is not installed.
     """
     target = _pick_device(device)
-    with ranks(cuda=target.type == "cuda") as team:
-        clips = team.together(lambda: find_clips(config.videos))
+    with join_processes(cuda=target.type == "cuda") as processes:
+        clips = processes.together(lambda: find_clips(config.videos))
         resume = _resumed_folder(config, resume)
-        team.together(lambda: _prepare_output(config, resume, clips, team))
+        processes.together(lambda: _prepare_output(config, resume, clips, processes))
         config = choose_precision(config, target)
-        learner = team.together(lambda: Learner(config, target, team, random=resume is not None))
+        learner = processes.together(lambda: Learner(config, target, processes, random=resume is not None))
         start = 0
         if resume is not None:
-            state = team.together(lambda: load_state(resume, config))
+            state = processes.together(lambda: load_state(resume, config))
             start = int(state["step"])
-            team.together(lambda: learner.restore(state))
+            processes.together(lambda: learner.restore(state))
         total = total_steps(config, len(clips))
         stop = total if max_steps is None else min(total, start + max_steps)
-        team.together(lambda: _take_over(config, clips, resume, start) if team.rank == 0 else None)
-        return _train(config, clips, learner, range(start, stop), total, team, progress=progress and team.rank == 0)
+        processes.together(lambda: _take_over(config, clips, resume, start) if processes.rank == 0 else None)
+        return _train(
+            config, clips, learner, range(start, stop), total, processes, progress=progress and processes.rank == 0
+        )
 
 
 def _train(
@@ -95,38 +97,38 @@ def _train(
     learner: Learner,
     steps: range,
     total: int,
-    team: Ranks,
+    processes: Processes,
     *,
     progress: bool,
 ) -> Path:
     """Make the steps of one sitting and save what they lead to."""
-    stream = team.together(lambda: VideoPairs(clips, config))
+    stream = processes.together(lambda: VideoPairs(clips, config))
     done, error = steps.start, None
     said: int = _GO_ON
-    loggers = team.together(lambda: [] if team.rank else open_loggers(config))
-    report = None if team.rank else Path(config.output_dir) / BROKEN_FILE
-    broken = BrokenClips(len(clips), config.max_broken, report)
+    loggers = processes.together(lambda: [] if processes.rank else open_loggers(config))
+    report = None if processes.rank else Path(config.output_dir) / SKIPPED_FILE
+    skipped = SkippedClips(len(clips), config.max_skipped, report)
     bar = tqdm(total=total, initial=steps.start, desc="pretrain", disable=not progress)
     with ExitStack() as closing, StopRequest() as request, bar:
         for logger in loggers:
             closing.callback(logger.close)
-        journal = Journal(config, team, bar, loggers)
-        watch = team.together(lambda: Watch(config, team, stream, journal, loggers))
-        batches = read_batches(stream, config, team, steps, learner.device, journal.waited)
+        run_log = RunLog(config, processes, bar, loggers)
+        monitor = processes.together(lambda: Monitor(config, processes, stream, run_log, loggers))
+        batches = read_batches(stream, config, processes, steps, learner.device, run_log.waited)
         for step in steps:
-            pairs, error = _next(batches, broken)
-            said = team.highest(_FAILED if pairs is None else _STOP if request.received else _GO_ON)
+            pairs, error = _next(batches, skipped)
+            said = processes.highest(_FAILED if pairs is None else _STOP if request.received else _GO_ON)
             if said != _GO_ON or pairs is None:
                 break
             rate = learning_rate(step, config, total)
-            journal.add(step + 1, train_step(learner, pairs, config, step, rate, team), rate)
+            run_log.add(step + 1, train_step(learner, pairs, config, step, rate, processes), rate)
             done = step + 1
             if done % config.checkpoint_every == 0 and done < steps.stop:
-                _save(config, learner, done, team, journal, broken)
-            watch.look(done, learner)
-        exported = _save(config, learner, done, team, journal, broken)
+                _save(config, learner, done, processes, run_log, skipped)
+            monitor.look(done, learner)
+        exported = _save(config, learner, done, processes, run_log, skipped)
     if said == _FAILED:
-        team.raise_all(error)
+        processes.raise_all(error)
     if said == _STOP:
         raise KeyboardInterrupt(
             f"stopped at step {done} of {total}; the state is saved, resume={config.output_dir!r} goes on"
@@ -134,34 +136,34 @@ def _train(
     return exported
 
 
-def _next(batches: Iterator[Pairs], broken: BrokenClips) -> tuple[Pairs | None, Exception | None]:
+def _next(batches: Iterator[Pairs], skipped: SkippedClips) -> tuple[Pairs | None, Exception | None]:
     """Return the next batch, or what went wrong: the other processes must hear of it before this one leaves."""
     try:
         pairs = next(batches)
-        broken.add(pairs.skipped)
+        skipped.add(pairs.skipped)
     except Exception as error:
         return None, error
     return pairs, None
 
 
 def _save(
-    config: PretrainConfig, learner: Learner, step: int, team: Ranks, journal: Journal, broken: BrokenClips
+    config: PretrainConfig, learner: Learner, step: int, processes: Processes, run_log: RunLog, skipped: SkippedClips
 ) -> Path:
-    """Save the state and the network as it is now, and let the first process know all broken clips."""
-    journal.flush()  # nothing unchecked is ever saved
-    output, wanted = Path(config.output_dir), team.rank == 0 or config.parallel == "fsdp"
-    with journal.aside():
-        seen = team.gather(list(broken.reasons.items()))
+    """Save the state and the network as it is now, and let the first process know all skipped clips."""
+    run_log.flush()  # nothing unchecked is ever saved
+    output, wanted = Path(config.output_dir), processes.rank == 0 or config.parallel == "fsdp"
+    with run_log.aside():
+        seen = processes.gather(list(skipped.reasons.items()))
         parts, copies = (learner.state(), learner.copies()) if wanted else ({}, {})
 
         def write() -> None:
-            if team.rank == 0:
-                broken.learn(pair for pairs in seen for pair in pairs)
+            if processes.rank == 0:
+                skipped.learn(pair for pairs in seen for pair in pairs)
                 save_state(config, parts, step)
                 for name, model in copies.items():
                     model.save_pretrained(output / name)
 
-        team.together(write)
+        processes.together(write)
     return output / MODEL_FOLDER
 
 
@@ -187,16 +189,18 @@ def _resumed_folder(config: PretrainConfig, resume: PathLike | None) -> PathLike
     return config.output_dir if state_files(config.output_dir) else None
 
 
-def _prepare_output(config: PretrainConfig, resume: PathLike | None, clips: Sequence[Clip], team: Ranks) -> None:
+def _prepare_output(
+    config: PretrainConfig, resume: PathLike | None, clips: Sequence[Clip], processes: Processes
+) -> None:
     """Check that this run may write where it wants to, and make the folder."""
-    clips_per_step(config, team)
+    clips_per_step(config, processes)
     output = Path(config.output_dir)
     goes_on = resume is not None and Path(resume).resolve() == output.resolve()
     if not goes_on and state_files(output):
         raise ValueError(
             f"{output} holds a run already: pass resume={str(output)!r} to go on, or another output_dir (--resume, -o)."
         )
-    seen = team.gather([clip.name for clip in clips])
+    seen = processes.gather([clip.name for clip in clips])
     if any(names != seen[0] for names in seen):
         raise ValueError(
             f"the processes see other videos at {config.videos}: {[len(names) for names in seen]}. Wait until all "

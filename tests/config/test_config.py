@@ -78,7 +78,7 @@ REFUSED = [
     ("pretrain", {"flip": 1.1}, r"flip is 1\.1: it must be a probability"),
     ("pretrain", {"still_share": -0.1}, r"still_share is -0\.1: it must be between 0 and 1"),
     ("pretrain", {"still_gap": -1}, r"still_gap is -1: it must be at least 0"),
-    ("pretrain", {"still_movers": -1}, r"still_movers is -1: it must be at least 0"),
+    ("pretrain", {"still_copy_paste": -1}, r"still_copy_paste is -1: it must be at least 0"),
     ("pretrain", {"still_rotation": 181.0}, r"still_rotation is 181\.0: it must be 0 to 180 degrees"),
     ("pretrain", {"color_jitter": 1.0}, r"color_jitter is 1\.0: it must be in \[0, 1\)"),
     ("pretrain", {"match_temperature": 0.0}, r"match_temperature is 0\.0: it must be above 0"),
@@ -116,7 +116,7 @@ REFUSED = [
     ("pretrain", {"keep_states": 0}, "keep_states is 0: it must be at least 1"),
     ("pretrain", {"layer_decay": 0.0}, r"layer_decay is 0\.0: it must be in \(0, 1\]"),
     ("pretrain", {"ema": 1.0}, r"ema is 1\.0: it must be between 0 and 1, or None"),
-    ("pretrain", {"max_broken": 1.0}, r"max_broken is 1\.0: it must be in \[0, 1\)"),
+    ("pretrain", {"max_skipped": 1.0}, r"max_skipped is 1\.0: it must be in \[0, 1\)"),
     (
         "pretrain",
         {"match_weight": 1.0, "still_share": 0.5, "predict": "past"},

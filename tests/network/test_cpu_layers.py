@@ -12,15 +12,15 @@ from torch import nn
 from siammae import features
 from siammae.kernels import onednn
 from siammae.kernels.native import attention as native_attention
-from siammae.network import cpu_layers as quickening
+from siammae.network import cpu_layers as cpu_layers
 from siammae.network.cpu_layers import (
-    QuickAttention,
-    QuickLinear,
-    QuickMlp,
+    CpuAttention,
+    CpuLinear,
+    CpuMlp,
     attention_route,
     multiplies_bfloat16,
     product_route,
-    quicken,
+    use_cpu_layers,
 )
 from siammae.network.timm_extractor import TimmExtractor
 from tests.helpers import moving_square, ramp_weights, tiny_model
@@ -35,14 +35,14 @@ def route(request, monkeypatch):
     def attention_route(dtype, width=64):
         return attention if attention != "native" or native_attention.attends(dtype, width) else "pytorch"
 
-    monkeypatch.setattr(quickening, "product_route", lambda dtype: product)
-    monkeypatch.setattr(quickening, "attention_route", attention_route)
+    monkeypatch.setattr(cpu_layers, "product_route", lambda dtype: product)
+    monkeypatch.setattr(cpu_layers, "attention_route", attention_route)
     return request.param
 
 
 def skip_without_bfloat16(route):
     """oneDNN refuses bfloat16 on CPUs that cannot multiply it, and the package does not ask it to there."""
-    if "onednn" in route and not quickening.multiplies_bfloat16():
+    if "onednn" in route and not cpu_layers.multiplies_bfloat16():
         pytest.skip("this CPU has no bfloat16 products")
 
 
@@ -55,7 +55,7 @@ def tokens(*shape):
 def test_quick_linear_by_either_route_equals_the_ordinary_one(route, shape, bias):
     plain = ramp_weights(nn.Linear(33, 13, bias=bias))
     quick = copy.deepcopy(plain)
-    quicken(quick)
+    use_cpu_layers(quick)
     x = tokens(*shape)
     for given in (x, x[..., :1].expand(shape)):  # the second one is not contiguous
         with torch.no_grad():
@@ -69,8 +69,8 @@ def test_quick_linear_by_either_route_equals_the_ordinary_one(route, shape, bias
 def test_quick_attention_equals_timms(route, options, masked):
     plain = ramp_weights(Attention(24, num_heads=3, **options)).eval()
     quick = copy.deepcopy(plain)
-    quicken(quick)
-    assert type(quick) is QuickAttention
+    use_cpu_layers(quick)
+    assert type(quick) is CpuAttention
     mask = torch.zeros(7, 7).masked_fill(torch.ones(7, 7).triu(1).bool(), float("-inf")) if masked else None
     with torch.no_grad():
         x = tokens(2, 7, 24)
@@ -78,10 +78,10 @@ def test_quick_attention_equals_timms(route, options, masked):
 
 
 def test_quick_attention_over_many_tokens_equals_timms(route, monkeypatch):
-    monkeypatch.setattr(quickening, "_QUERIES", 4)
+    monkeypatch.setattr(cpu_layers, "_QUERIES", 4)
     plain = ramp_weights(Attention(24, num_heads=3)).eval()
     quick = copy.deepcopy(plain)
-    quicken(quick)
+    use_cpu_layers(quick)
     with torch.no_grad():
         x = tokens(2, 11, 24)
         torch.testing.assert_close(quick(x), plain(x), atol=1e-6, rtol=1e-5)
@@ -95,8 +95,8 @@ def test_quick_attention_over_many_tokens_equals_timms(route, monkeypatch):
 def test_quick_mlp_equals_timms(route, options):
     plain = ramp_weights(Mlp(24, 33, **options)).eval()
     quick = copy.deepcopy(plain)
-    quicken(quick)
-    assert type(quick) is QuickMlp
+    use_cpu_layers(quick)
+    assert type(quick) is CpuMlp
     with torch.no_grad():
         x = tokens(2, 7, 24)
         torch.testing.assert_close(quick(x), plain(x), atol=1e-5, rtol=1e-5)
@@ -106,7 +106,7 @@ def test_quick_layers_in_bfloat16_equal_the_ordinary_ones_to_its_rounding(route)
     skip_without_bfloat16(route)
     plain = ramp_weights(nn.Sequential(nn.Linear(24, 24), Attention(24, num_heads=3), Mlp(24, 33))).bfloat16()
     quick = copy.deepcopy(plain)
-    quicken(quick)
+    use_cpu_layers(quick)
     with torch.no_grad():
         x = tokens(2, 7, 24).bfloat16()
         exact = copy.deepcopy(plain).float()(x.float())
@@ -116,7 +116,7 @@ def test_quick_layers_in_bfloat16_equal_the_ordinary_ones_to_its_rounding(route)
 
 def test_quick_mlp_in_training_drops_out_as_timms(route):
     quick = Mlp(24, 33, drop=0.5).train()
-    quicken(quick)
+    use_cpu_layers(quick)
     with torch.no_grad():
         x = tokens(2, 7, 24)
         assert not torch.equal(quick(x), quick(x))
@@ -124,7 +124,7 @@ def test_quick_mlp_in_training_drops_out_as_timms(route):
 
 def test_quick_layers_without_dropout_give_the_same_in_training_mode(route):
     quick = ramp_weights(nn.Sequential(Attention(24, num_heads=3), Mlp(24, 33)))
-    quicken(quick)
+    use_cpu_layers(quick)
     with torch.no_grad():
         x = tokens(2, 7, 24)
         assert torch.equal(quick.train()(x), quick.eval()(x))
@@ -132,7 +132,7 @@ def test_quick_layers_without_dropout_give_the_same_in_training_mode(route):
 
 def test_quick_attention_in_training_drops_out_as_timms(route):
     quick = Attention(24, num_heads=3, attn_drop=0.5).train()
-    quicken(quick)
+    use_cpu_layers(quick)
     with torch.no_grad():
         x = tokens(2, 7, 24)
         assert not torch.equal(quick(x), quick(x))
@@ -141,7 +141,7 @@ def test_quick_attention_in_training_drops_out_as_timms(route):
 def test_quick_layers_give_the_ordinary_gradients_bit_by_bit():
     plain = ramp_weights(nn.Sequential(nn.Linear(8, 8), Attention(8, num_heads=2), Mlp(8))).eval()
     quick = copy.deepcopy(plain)
-    quicken(quick)
+    use_cpu_layers(quick)
     for network in (plain, quick):
         network(tokens(2, 5, 8)).square().sum().backward()
     for mine, theirs in zip(quick.parameters(), plain.parameters(), strict=True):
@@ -154,9 +154,9 @@ def test_quicken_leaves_tensors_names_and_other_classes_alone():
 
     network = nn.ModuleDict({"a": nn.Linear(4, 4), "b": Own(4, 4), "c": nn.LayerNorm(4)})
     before = dict(network.state_dict())
-    quicken(network)
-    quicken(network)  # twice is once
-    assert [type(part) for part in network.values()] == [QuickLinear, Own, nn.LayerNorm]
+    use_cpu_layers(network)
+    use_cpu_layers(network)  # twice is once
+    assert [type(part) for part in network.values()] == [CpuLinear, Own, nn.LayerNorm]
     assert all(before[name].data_ptr() == tensor.data_ptr() for name, tensor in network.state_dict().items())
 
 
@@ -180,13 +180,13 @@ CPUS = [
 def test_routes_depend_on_the_cpus_make_alone(tmp_path, monkeypatch, cpuinfo, processor, amd, zen_5, bfloat16, native):
     if cpuinfo is not None:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr(quickening.platform, "processor", lambda: processor)
-    monkeypatch.setattr(quickening, "multiplies_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr(cpu_layers.platform, "processor", lambda: processor)
+    monkeypatch.setattr(cpu_layers, "multiplies_bfloat16", lambda: bfloat16)
     monkeypatch.setattr(native_attention, "attends", lambda dtype, width: native)
     monkeypatch.setattr(onednn, "available", lambda: True)
-    make = quickening._make(tmp_path / "cpuinfo")
-    monkeypatch.setattr(quickening, "_make", lambda: make)
-    monkeypatch.setattr(quickening, "product_route", route := product_route.__wrapped__)
+    make = cpu_layers._make(tmp_path / "cpuinfo")
+    monkeypatch.setattr(cpu_layers, "_make", lambda: make)
+    monkeypatch.setattr(cpu_layers, "product_route", route := product_route.__wrapped__)
     wide = amd and bfloat16
     product = "onednn" if wide else "linear"
     assert (route(torch.float32), route(torch.bfloat16), route(torch.float16)) == (product, product, "linear")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from siammae.distributed import Ranks
+from siammae.distributed import Processes
 from siammae.errors import CheckpointError
 from siammae.pretraining.checkpoint import claim_videos, cut_log, load_state, save_state, state_files
 from siammae.pretraining.learner import Learner
@@ -13,7 +13,7 @@ from tests.pretraining.runs import run_config
 
 
 def learner(config, random=True):
-    return Learner(config, torch.device("cpu"), Ranks(0, 1), random=random)
+    return Learner(config, torch.device("cpu"), Processes(0, 1), random=random)
 
 
 def train(one, steps):

@@ -26,25 +26,25 @@ def davis(tmp_path_factory):
 
 def test_pretrain_that_is_watched_gives_the_same_weights(clips, davis, tmp_path):
     plain = pretrain(run_config(clips, tmp_path / "plain"), device="cpu")
-    watching = {"picture_every": 3, "probe": davis, "probe_every": 4, "probe_side": 32}
-    watched = pretrain(run_config(clips, tmp_path / "watched", **watching), device="cpu")
-    assert same_weights(plain, watched)
-    pictures = sorted((tmp_path / "watched" / "pictures").iterdir())
+    monitoring = {"picture_every": 3, "probe": davis, "probe_every": 4, "probe_side": 32}
+    monitored = pretrain(run_config(clips, tmp_path / "monitored", **monitoring), device="cpu")
+    assert same_weights(plain, monitored)
+    pictures = sorted((tmp_path / "monitored" / "pictures").iterdir())
     assert [picture.name for picture in pictures] == ["step-00000003.png", "step-00000006.png"]
     images = [np.array(Image.open(picture)) for picture in pictures]
     assert images[0].shape == images[1].shape
     assert not np.array_equal(*images)
-    probes = [line for line in read_log(tmp_path / "watched") if "J&F" in line]
+    probes = [line for line in read_log(tmp_path / "monitored") if "J&F" in line]
     assert [line["step"] for line in probes] == [4, 8]
     assert all(set(line) == {"step", "J&F", "J", "F"} and 0 <= line["J&F"] <= 100 for line in probes)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_pretrain_in_two_processes_is_watched_by_both(clips, davis, tmp_path, parallel):
-    watching = {"picture_every": 2, "probe": davis, "probe_every": 2, "probe_side": 32, "epochs": 1}
-    config = run_config(clips, tmp_path / "two", parallel=parallel, **watching)
+    monitoring = {"picture_every": 2, "probe": davis, "probe_every": 2, "probe_side": 32, "epochs": 1}
+    config = run_config(clips, tmp_path / "two", parallel=parallel, **monitoring)
     assert run_together([config, config]) == [str(tmp_path / "two" / "model")] * 2
-    pretrain(run_config(clips, tmp_path / "one", **watching), device="cpu")
+    pretrain(run_config(clips, tmp_path / "one", **monitoring), device="cpu")
     scores = [[line["J&F"] for line in read_log(tmp_path / name) if "J&F" in line] for name in ("one", "two")]
     assert scores[0] == pytest.approx(scores[1], abs=2)
     assert len(scores[0]) == 1

@@ -4,9 +4,9 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from siammae.distributed import Ranks
-from siammae.pretraining import run_log as journal
-from siammae.pretraining.run_log import Journal
+from siammae.distributed import Processes
+from siammae.pretraining import run_log as run_log
+from siammae.pretraining.run_log import RunLog
 from tests.pretraining.runs import read_log, run_config
 
 
@@ -22,7 +22,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(journal, "time", clock)
+    monkeypatch.setattr(run_log, "time", clock)
     return clock
 
 
@@ -36,7 +36,7 @@ class Kept:
 
 def new_journal(tmp_path, loggers=(), rank=0):
     config = run_config(output_dir=tmp_path, batch_size=8)
-    return Journal(config, Ranks(rank, 1), tqdm(total=99, file=io.StringIO()), loggers)
+    return RunLog(config, Processes(rank, 1), tqdm(total=99, file=io.StringIO()), loggers)
 
 
 def step(losses, number, clock, value=1.0, seconds=2.0):

@@ -105,7 +105,7 @@ def test_pretrain_resumed_in_the_middle_equals_the_uninterrupted_run(whole, clip
         ({"decoder": "cropmae"}, {"precision": "fp16", "ema": 0.9, "clip_grad": 1.0}),
         ({}, {"accumulate": 2, "layer_decay": 0.7, "past_mask": "symmetric"}),
         ({}, {"crop_size": 24, "position_step": (0.3, 1.2), "still_gap": 3, "still_flow": True, "match_weight": 1.0}),
-        ({}, {"still_movers": 2, "match_weight": 1.0}),
+        ({}, {"still_copy_paste": 2, "match_weight": 1.0}),
     ],
     ids=str,
 )
@@ -374,7 +374,7 @@ def test_pretrain_on_a_list_of_videos_and_images_resumes_bit_identically(tmp_pat
     fields = {**MATCHING, "still_flow": True, "epochs": 2}
     whole = pretrain(run_config(folder / "list.txt", tmp_path / "whole", **fields), device="cpu")
     assert (saved_step(tmp_path / "whole"), read_log(tmp_path / "whole")[-1]["step"]) == (4, 4)
-    assert not (tmp_path / "whole" / "broken.txt").exists()
+    assert not (tmp_path / "whole" / "skipped.txt").exists()
     config = run_config(folder / "list.txt", tmp_path / "cut", **fields)
     pretrain(config, device="cpu", max_steps=1)
     assert same_weights(whole, pretrain(config, device="cpu", resume=tmp_path / "cut"))

@@ -22,7 +22,7 @@ _LEAST = 8  # pixels of a piece's side
 _GONE, _SHOWN = 0.2, 0.8  # shares of a patch from which it is no longer what it was, and is the piece
 
 
-def paste_movers(
+def copy_paste(
     crops: tuple[NDArray[np.uint8], NDArray[np.uint8]],
     places: NDArray[np.float32],
     frame: NDArray[np.uint8],

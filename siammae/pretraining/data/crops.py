@@ -14,7 +14,7 @@ from torch import Tensor
 from siammae.config import PretrainConfig
 from siammae.frames import find_flow, resize_frame, turned_crop
 from siammae.pretraining.data.clips import Skipped
-from siammae.pretraining.data.copy_paste import paste_movers
+from siammae.pretraining.data.copy_paste import copy_paste
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 
@@ -100,9 +100,9 @@ def crop_pair(
     if still:
         moved = find_flow(past, future) if config.still_flow and past is not future else None
         places = _places(box, inner, degrees, grid, flip=flip, moved=moved)
-        if most := config.still_movers:
+        if most := config.still_copy_paste:
             pair = crops[0], crops[1]
-            crops, places = paste_movers(pair, places, past, rng, most=most, degrees=config.still_rotation)
+            crops, places = copy_paste(pair, places, past, rng, most=most, degrees=config.still_rotation)
     if config.color_jitter:
         crops = [_jitter(crop, config.color_jitter, rng) for crop in crops]
     frames = np.stack(crops).transpose(0, 3, 1, 2)[None]  # (1, 2, 3, S, S)

@@ -46,8 +46,8 @@ class VideoPairs(Dataset[Pairs]):
     """Samples of an endless, reproducible stream of pairs.
 
     The stream visits all clips in a new order each epoch. What a position holds depends on the configuration and the
-    clips only: not on workers, ranks, the cache or what was read before. Shards hold the same as the videos they were
-    made from: the same clips, frames and crops, and the same pixels where they were written as PNG and the videos are
+    clips only: not on workers, processes, the cache or what was read before. Shards hold the same as the videos they
+    were made from: the same clips, frames and crops, and the same pixels where they were written as PNG and the videos are
     read with the shards' short side and reader.
 
     A single image gives still pairs, whatever ``config.still_share`` says, and takes nothing from the videos beside it.
@@ -68,7 +68,7 @@ class VideoPairs(Dataset[Pairs]):
         check_clips(clips, config)
         self.clips = list(clips)
         self.config = config
-        self._broken: dict[str, str] = {}
+        self._skipped: dict[str, str] = {}
         self._declared: dict[int, tuple[int, int]] = {}  # frame counts as the headers state them, and steps
         self._lengths: dict[int, int] = {}  # true frame counts, where they are known
         self._cache = FrameCache(config.cache_mb * 2**20)
@@ -84,11 +84,11 @@ class VideoPairs(Dataset[Pairs]):
             ``samples_per_video`` pairs, with the clips that were skipped for them.
 
         Raises:
-            DatasetError: this process met more broken clips than ``config.max_broken`` allows. It counts each once,
-                and looks at those of a sample when the next one is asked for, so that whoever reads the samples can
+            DatasetError: this process met more unreadable clips than ``config.max_skipped`` allows. It counts each
+                once, and looks at those of a sample when the next one is asked for, so that whoever reads the samples can
                 name them first.
         """
-        check_share(self._broken, len(self.clips), self.config.max_broken)
+        check_share(self._skipped, len(self.clips), self.config.max_skipped)
         epoch, place = divmod(position, len(self.clips))
         if self._order[0] != epoch:
             self._order = (epoch, np.random.default_rng((self.config.seed, epoch)).permutation(len(self.clips)))
@@ -101,13 +101,13 @@ class VideoPairs(Dataset[Pairs]):
                 return self._pairs(number, rng)._replace(skipped=tuple(skipped))
             except (OSError, ValueError, VideoEndError) as error:  # VideoReadError is an OSError
                 skipped.append(Skipped(self.clips[number].name, str(error)))
-                self._broken.setdefault(*skipped[-1])
-            check_share(dict(skipped), len(self.clips), self.config.max_broken)
+                self._skipped.setdefault(*skipped[-1])
+            check_share(dict(skipped), len(self.clips), self.config.max_skipped)
 
     @property
-    def broken(self) -> dict[str, str]:
+    def skipped(self) -> dict[str, str]:
         """Why clips could not be read so far, by this process."""
-        return dict(self._broken)
+        return dict(self._skipped)
 
     def _pairs(self, number: int, rng: np.random.Generator) -> Pairs:
         with OpenClip(self.clips[number], self.config.reader, self.config.short_side) as clip:

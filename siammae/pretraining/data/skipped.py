@@ -12,21 +12,21 @@ from siammae.pretraining.data.clips import Skipped
 
 logger = logging.getLogger(__name__)
 
-BROKEN_FILE = "broken.txt"
+SKIPPED_FILE = "skipped.txt"
 _NAMED = 5
 
 
-class BrokenClips:
-    """What a process has seen of broken clips; a clip counts once, however often it is met.
+class SkippedClips:
+    """What a process has seen of skipped clips; a clip counts once, however often it is met.
 
     Args:
         total: number of all clips.
-        max_broken: part of them that may be broken, in [0, 1).
+        max_skipped: part of them that may be skipped, in [0, 1).
         report: file that gets a line ``name <tab> reason`` for each, anew in each sitting; None writes none.
     """
 
-    def __init__(self, total: int, max_broken: float, report: PathLike | None = None) -> None:
-        self._total, self._max_broken = total, max_broken
+    def __init__(self, total: int, max_skipped: float, report: PathLike | None = None) -> None:
+        self._total, self._max_skipped = total, max_skipped
         self._report = None if report is None else Path(report)
         self._reasons: dict[str, str] = {}
         if self._report is not None:
@@ -41,14 +41,14 @@ class BrokenClips:
         """Take the clips that a batch had to do without: log and report the new ones.
 
         Raises:
-            DatasetError: more than ``max_broken`` of all clips are broken by now.
+            DatasetError: more than ``max_skipped`` of all clips are skipped by now.
         """
         for name, reason in self.learn(skipped).items():
             logger.warning("skipping %s: %s", name, reason)
-        check_share(self._reasons, self._total, self._max_broken)
+        check_share(self._reasons, self._total, self._max_skipped)
 
     def learn(self, skipped: Iterable[tuple[str, str]]) -> dict[str, str]:
-        """Take broken clips that other processes have named already; return the new ones among them."""
+        """Take skipped clips that other processes have named already; return the new ones among them."""
         new = {name: " ".join(reason.split()) for name, reason in skipped if name not in self._reasons}
         self._reasons |= new
         if new and self._report is not None:
@@ -58,23 +58,23 @@ class BrokenClips:
         return new
 
 
-def check_share(reasons: dict[str, str], total: int, max_broken: float) -> None:
-    """Refuse to go on with too many broken clips.
+def check_share(reasons: dict[str, str], total: int, max_skipped: float) -> None:
+    """Refuse to go on with too many skipped clips.
 
     Args:
-        reasons: why each broken clip could not be read, by its name.
+        reasons: why each clip could not be read, by its name.
         total: number of all clips.
-        max_broken: part of them that may be broken; above 0 it allows one at least, of a few clips, but never all.
+        max_skipped: part of them that may be skipped; above 0 it allows one at least, of a few clips, but never all.
 
     Raises:
         DatasetError: there are more; the message names some of them.
     """
-    allowed = min(max(1.0, max_broken * total), total - 1) if max_broken else 0
+    allowed = min(max(1.0, max_skipped * total), total - 1) if max_skipped else 0
     if len(reasons) <= allowed:
         return
     some = "".join(f"\n  {name}: {reason}" for name, reason in list(reasons.items())[:_NAMED])
     more = f"\n  and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
     raise DatasetError(
-        f"{len(reasons)} of {total} clips cannot be read, more than the share max_broken={max_broken:g} allows. Repair "
-        f"or remove them, or raise max_broken:{some}{more}"
+        f"{len(reasons)} of {total} clips cannot be read, more than the share max_skipped={max_skipped:g} allows. "
+        f"Repair or remove them, or raise max_skipped:{some}{more}"
     )

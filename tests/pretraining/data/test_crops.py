@@ -116,7 +116,7 @@ def test_places_of_a_still_pair_with_flow_follow_what_moved():
 
 def test_places_of_pieces_that_move_on_their_own_point_to_them_too():
     fields = {"model": tiny_config(image_size=64, patch_size=8), "crop_scale": (0.3, 0.8), "still_rotation": 15.0}
-    config, still = run_config(still_movers=3, **fields), run_config(**fields)
+    config, still = run_config(still_copy_paste=3, **fields), run_config(**fields)
     off, moved, unknown = [], 0, 0
     for seed in range(40):
         frame = position_frame()
@@ -140,7 +140,7 @@ def test_no_pieces_move_in_pairs_of_two_moments():
     frame = position_frame()
     fields = {"model": tiny_config(image_size=64, patch_size=8)}
     one, other = (
-        crop_pair(frame, frame, run_config(still_movers=most, **fields), np.random.default_rng(0), still=False)
+        crop_pair(frame, frame, run_config(still_copy_paste=most, **fields), np.random.default_rng(0), still=False)
         for most in (0, 3)
     )
     assert torch.equal(one.frames, other.frames)

@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader
 
 from siammae.errors import DatasetError, VideoReadError
 from siammae.frames import open_reader, read_frames, write_image
-from siammae.pretraining.data import open_clip as opening
+from siammae.pretraining.data import open_clip
 from siammae.pretraining.data.crops import collate
 from siammae.pretraining.data.pairs import VideoPairs, draw_frames
 from siammae.pretraining.data.sources import find_clips
@@ -120,7 +120,7 @@ def test_all_frames_of_a_sample_are_read_in_one_pass(clips, monkeypatch):
         opened.append(path)
         return reader
 
-    monkeypatch.setattr(opening, "open_reader", watched)
+    monkeypatch.setattr(open_clip, "open_reader", watched)
     stream(clips, samples_per_video=4, batch_size=4)[0]
     assert len(opened) == len(passes) == 1
     assert passes[0] == sorted(set(passes[0]))
@@ -190,13 +190,13 @@ def lying_reader(count):
 @pytest.mark.parametrize("cache_mb", [0, 64])
 @pytest.mark.parametrize("declared", [40, 0])
 def test_container_that_miscounts_yields_the_same_with_and_without_history(clips, monkeypatch, cache_mb, declared):
-    monkeypatch.setattr(opening, "open_reader", lying_reader(declared))  # the clips have 8
+    monkeypatch.setattr(open_clip, "open_reader", lying_reader(declared))  # the clips have 8
     fields = {"frame_gap": (1, 6), "samples_per_video": 1}
     wanted = [stream(clips, **fields)[position].frames for position in range(20)]
     videos = stream(clips, cache_mb=cache_mb, **fields)
     for position in range(19, -1, -1):
         assert torch.equal(videos[position].frames, wanted[position])
-    assert videos.broken == {}
+    assert videos.skipped == {}
 
 
 @pytest.mark.parametrize("cache_mb", [0, 64])
@@ -215,15 +215,15 @@ def test_video_that_breaks_off_yields_the_same_with_and_without_history(clips, m
             reader.frames = until_4
         return reader
 
-    monkeypatch.setattr(opening, "open_reader", broken_at_4)
-    fields = {"frame_gap": (1, 2), "samples_per_video": 1, "max_broken": 0.5}
+    monkeypatch.setattr(open_clip, "open_reader", broken_at_4)
+    fields = {"frame_gap": (1, 2), "samples_per_video": 1, "max_skipped": 0.5}
     whole = [stream(clips, **fields)[position] for position in range(40)]
     videos = stream(clips, cache_mb=cache_mb, **fields)
     for position in range(39, -1, -1):
         sample = videos[position]
         assert torch.equal(sample.frames, whole[position].frames)
         assert sample.skipped == whole[position].skipped
-    assert videos.broken == {"clip2.avi": "breaks off at frame 4"}
+    assert videos.skipped == {"clip2.avi": "breaks off at frame 4"}
     assert 0 < sum(bool(sample.skipped) for sample in whole) < 10  # its first frames are good
 
 
@@ -231,13 +231,13 @@ def test_broken_clips_are_replaced_by_the_next_with_a_draw_of_its_own(tmp_path):
     folder = make_clips(tmp_path, count=2)
     (tmp_path / "noise.mp4").write_bytes(b"no video at all")
     write_video(tmp_path / "single.avi", next(iter(read_frames(folder / "clip0.avi")))[None])
-    videos = stream(folder, max_broken=0.5)
+    videos = stream(folder, max_skipped=0.5)
     samples = [videos[position] for position in range(12)]
     assert all(sample.frames.shape == (2, 2, 3, 32, 32) for sample in samples)
     assert len({sample.frames.numpy().tobytes() for sample in samples}) == 12
-    assert sorted(videos.broken) == ["noise.mp4", "single.avi"]
-    assert "noise.mp4 cannot be read as a video" in videos.broken["noise.mp4"]
-    assert videos.broken["single.avi"] == "a pair needs 2 frames, the clip has 1."
+    assert sorted(videos.skipped) == ["noise.mp4", "single.avi"]
+    assert "noise.mp4 cannot be read as a video" in videos.skipped["noise.mp4"]
+    assert videos.skipped["single.avi"] == "a pair needs 2 frames, the clip has 1."
     for epoch in range(3):
         of_epoch = collate(samples[4 * epoch : 4 * epoch + 4]).skipped
         assert {skip.name for skip in of_epoch} == {"noise.mp4", "single.avi"}
@@ -270,7 +270,7 @@ def by_clip(videos, epochs=6):
         epoch, place = divmod(position, len(videos.clips))
         samples[epoch, videos.clips[videos._order[1][place]].name] = sample
     assert len(samples) == epochs * len(videos.clips)
-    assert not videos.broken
+    assert not videos.skipped
     return samples
 
 
@@ -309,18 +309,18 @@ def test_stream_of_broken_clips_only_is_refused(tmp_path):
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).write_bytes(b"no video at all")
     with pytest.raises(
-        DatasetError, match=r"(?s)1 of 2 clips cannot be read, more than .*max_broken=0 allows.*\.mp4: "
+        DatasetError, match=r"(?s)1 of 2 clips cannot be read, more than .*max_skipped=0 allows.*\.mp4: "
     ):
-        stream(tmp_path, max_broken=0.0)[0]
+        stream(tmp_path, max_skipped=0.0)[0]
     with pytest.raises(DatasetError, match=r"2 of 2 clips cannot be read"):
-        stream(tmp_path, max_broken=0.9)[0]
+        stream(tmp_path, max_skipped=0.9)[0]
 
 
 def test_stream_stops_when_too_many_clips_proved_broken_over_time(clips, tmp_path):
     folder = make_clips(tmp_path, count=6)
     for name in ("a.mp4", "clip3b.mp4"):
         (tmp_path / name).write_bytes(b"no video at all")
-    videos = stream(folder, max_broken=0.125)  # one of eight may be
+    videos = stream(folder, max_skipped=0.125)  # one of eight may be
     skipped = []
     for position in range(17):
         skipped += [skip.name for skip in videos[position].skipped]

@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader
 from siammae.cli import main
 from siammae.errors import DatasetError, VideoReadError
 from siammae.frames import VideoEndError
-from siammae.pretraining.data import open_clip as opening
-from siammae.pretraining.data import sharding
+from siammae.pretraining.data import open_clip, sharding
 from siammae.pretraining.data.crops import collate
 from siammae.pretraining.data.open_clip import OpenClip
 from siammae.pretraining.data.pairs import VideoPairs
@@ -83,14 +82,14 @@ def test_jpeg_shards_give_the_same_pairs_up_to_the_compression(clips, tmp_path):
 
 
 def test_shards_of_a_video_whose_header_counts_too_many_give_the_same_pairs(clips, tmp_path, monkeypatch):
-    real = opening.open_reader
+    real = open_clip.open_reader
 
     def lying(path, backend):
         reader = real(path, backend)
         reader.frame_count += 9
         return reader
 
-    monkeypatch.setattr(opening, "open_reader", lying)
+    monkeypatch.setattr(open_clip, "open_reader", lying)
     write_shards(clips, tmp_path, ShardSettings(short_side=36, format="png"))
     for one, other in zip(batches(tmp_path), batches(clips), strict=True):
         assert torch.equal(one.frames, other.frames)
@@ -328,10 +327,10 @@ def test_shard_that_changed_is_a_broken_clip(copied):
         list(clip.frames([0]))
     data[:300] = bytes(300)
     clips[0].path.write_bytes(data)
-    videos = VideoPairs(clips, run_config(max_broken=0.5))
+    videos = VideoPairs(clips, run_config(max_skipped=0.5))
     for position in range(6):
         videos[position]
-    assert "holds no clip of siammae's at byte 0" in videos.broken[clips[0].name]
+    assert "holds no clip of siammae's at byte 0" in videos.skipped[clips[0].name]
 
 
 def test_shard_command_writes_shards_and_names_what_it_skipped(clips, tmp_path, capsys):

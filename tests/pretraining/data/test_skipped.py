@@ -12,7 +12,7 @@ from siammae.pretraining import pretrain
 from siammae.pretraining.data.clips import Skipped
 from siammae.pretraining.data.crops import collate
 from siammae.pretraining.data.pairs import VideoPairs
-from siammae.pretraining.data.skipped import BrokenClips
+from siammae.pretraining.data.skipped import SkippedClips
 from siammae.pretraining.data.sources import find_clips
 from tests.pretraining.runs import make_clips, read_log, run_config, saved_step
 from tests.pretraining.together import run_together
@@ -47,8 +47,8 @@ def test_stream_over_a_corpus_with_broken_files_names_exactly_those(
 ):
     clips = find_clips(corpus)
     assert {clip.name for clip in clips} == BROKEN | ODD | {f"clip{index}.avi" for index in range(6)}
-    config = run_config(videos=corpus, reader=reader, cache_mb=cache_mb, max_broken=0.4, frame_gap=(4, 48))
-    tally = BrokenClips(len(clips), config.max_broken, tmp_path / "broken.txt")
+    config = run_config(videos=corpus, reader=reader, cache_mb=cache_mb, max_skipped=0.4, frame_gap=(4, 48))
+    tally = SkippedClips(len(clips), config.max_skipped, tmp_path / "skipped.txt")
     loader = DataLoader(
         VideoPairs(clips, config),
         sampler=range(2 * len(clips)),
@@ -64,7 +64,7 @@ def test_stream_over_a_corpus_with_broken_files_names_exactly_those(
     assert sorted(record.getMessage().split(":")[0] for record in caplog.records) == [
         f"skipping {name}" for name in sorted(BROKEN)
     ]
-    lines = [line.split("\t") for line in (tmp_path / "broken.txt").read_text().splitlines()]
+    lines = [line.split("\t") for line in (tmp_path / "skipped.txt").read_text().splitlines()]
     assert dict(lines) == tally.reasons
 
 
@@ -72,7 +72,7 @@ def test_workers_and_cache_skip_the_same_clips(corpus):
     clips = find_clips(corpus)
     runs = []
     for workers, cache_mb in ((0, 0), (1, 64), (2, 0)):
-        config = run_config(videos=corpus, cache_mb=cache_mb, max_broken=0.5)
+        config = run_config(videos=corpus, cache_mb=cache_mb, max_skipped=0.5)
         loader = DataLoader(
             VideoPairs(clips, config), sampler=range(24), batch_size=4, num_workers=workers, collate_fn=collate
         )
@@ -84,21 +84,21 @@ def test_workers_and_cache_skip_the_same_clips(corpus):
 
 
 def test_broken_clips_counts_each_once_and_stops_at_too_many(tmp_path, caplog):
-    tally = BrokenClips(20, 0.1, tmp_path / "broken.txt")
+    tally = SkippedClips(20, 0.1, tmp_path / "skipped.txt")
     with caplog.at_level(logging.WARNING, logger="siammae"):
         for _ in range(3):
             tally.add([Skipped("a.mp4", "two\nlines"), Skipped("b.mp4", "gone")])
     assert [record.getMessage() for record in caplog.records] == ["skipping a.mp4: two lines", "skipping b.mp4: gone"]
     message = (
-        r"3 of 20 clips cannot be read, more than the share max_broken=0\.1 allows.*\n  a\.mp4: two lines\n  b\.mp4"
+        r"3 of 20 clips cannot be read, more than the share max_skipped=0\.1 allows.*\n  a\.mp4: two lines\n  b\.mp4"
     )
     with pytest.raises(DatasetError, match=message):
         tally.add([Skipped("c.mp4", "why")])
-    assert (tmp_path / "broken.txt").read_text() == "a.mp4\ttwo lines\nb.mp4\tgone\nc.mp4\twhy\n"
+    assert (tmp_path / "skipped.txt").read_text() == "a.mp4\ttwo lines\nb.mp4\tgone\nc.mp4\twhy\n"
 
 
 @pytest.mark.parametrize(
-    ("broken", "total", "max_broken", "stops"),
+    ("broken", "total", "max_skipped", "stops"),
     [
         (1, 4, 0.1, False),
         (2, 4, 0.1, True),
@@ -108,8 +108,8 @@ def test_broken_clips_counts_each_once_and_stops_at_too_many(tmp_path, caplog):
         (2, 3, 0.9, False),
     ],
 )
-def test_one_broken_clip_of_a_few_does_not_stop_a_run_that_allows_any(broken, total, max_broken, stops):
-    tally = BrokenClips(total, max_broken)
+def test_one_broken_clip_of_a_few_does_not_stop_a_run_that_allows_any(broken, total, max_skipped, stops):
+    tally = SkippedClips(total, max_skipped)
     skipped = [Skipped(str(index), "why") for index in range(broken)]
     if stops:
         with pytest.raises(DatasetError, match=f"{broken} of {total} clips cannot be read"):
@@ -119,28 +119,28 @@ def test_one_broken_clip_of_a_few_does_not_stop_a_run_that_allows_any(broken, to
 
 
 def test_broken_clips_names_a_few_of_many():
-    tally = BrokenClips(20, 0.0)
+    tally = SkippedClips(20, 0.0)
     with pytest.raises(DatasetError, match=r"(?s)9 of 20 clips.*\n  4: why\n  and 4 more$"):
         tally.add([Skipped(str(index), "why") for index in range(9)])
 
 
 def test_broken_clips_of_a_new_sitting_begins_a_new_report(tmp_path):
-    report = tmp_path / "broken.txt"
-    BrokenClips(9, 0.5, report).add([Skipped("a", "why")])
-    BrokenClips(9, 0.5, report).add([])
+    report = tmp_path / "skipped.txt"
+    SkippedClips(9, 0.5, report).add([Skipped("a", "why")])
+    SkippedClips(9, 0.5, report).add([])
     assert not report.exists()
 
 
 def test_run_over_a_corpus_with_broken_files_completes_and_reports_them(corpus, tmp_path):
-    config = run_config(corpus, tmp_path, max_broken=0.4, epochs=2, batch_size=6)
+    config = run_config(corpus, tmp_path, max_skipped=0.4, epochs=2, batch_size=6)
     pretrain(config, device="cpu")
-    assert {line.split("\t")[0] for line in (tmp_path / "broken.txt").read_text().splitlines()} == BROKEN
+    assert {line.split("\t")[0] for line in (tmp_path / "skipped.txt").read_text().splitlines()} == BROKEN
 
 
 def test_run_of_two_processes_over_a_corpus_with_broken_files_reports_those_of_both(corpus, tmp_path):
-    config = run_config(corpus, tmp_path / "two", max_broken=0.4, epochs=2, batch_size=12)
+    config = run_config(corpus, tmp_path / "two", max_skipped=0.4, epochs=2, batch_size=12)
     assert run_together([config, config]) == [str(tmp_path / "two" / "model")] * 2
-    assert {line.split("\t")[0] for line in (tmp_path / "two" / "broken.txt").read_text().splitlines()} == BROKEN
+    assert {line.split("\t")[0] for line in (tmp_path / "two" / "skipped.txt").read_text().splitlines()} == BROKEN
     pretrain(config.replace(output_dir=str(tmp_path / "one")), device="cpu")
     losses = [[line["loss"] for line in read_log(tmp_path / name)] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -148,8 +148,8 @@ def test_run_of_two_processes_over_a_corpus_with_broken_files_reports_those_of_b
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_run_with_too_many_broken_files_stops_with_their_names_and_its_state_saved(corpus, tmp_path, processes):
-    config = run_config(corpus, tmp_path, max_broken=0.05, epochs=50, batch_size=4)
+    config = run_config(corpus, tmp_path, max_skipped=0.05, epochs=50, batch_size=4)
     given = run_together([config] * processes)
-    assert any(isinstance(error, DatasetError) and "max_broken=0.05" in str(error) for error in given)
+    assert any(isinstance(error, DatasetError) and "max_skipped=0.05" in str(error) for error in given)
     assert all(isinstance(error, DatasetError | WorkerError) for error in given)
     assert saved_step(tmp_path) is not None
