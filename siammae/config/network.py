@@ -35,6 +35,8 @@ class ModelConfig(Settings):
         position: ``"sincos"`` = fixed 2-D sine-cosine, recomputed at any grid size with the training grid's extent;
             ``"learned"`` = the stored table, interpolated bicubically.
         position_offset: added to both sides of the grid in the scale of that interpolation; 0.1 in DINO's code.
+        position_antialias: that interpolation averages where the grid becomes smaller, as in timm and in DINOv2's
+            networks with registers.
         registers: extra tokens that take part in attention and are dropped from the features; the table then has no
             row for CLS.
         layer_scale: whether each encoder block scales what it adds, channel by channel (DINOv2).
@@ -66,6 +68,7 @@ class ModelConfig(Settings):
     mlp_ratio: float = 4.0
     position: Literal["sincos", "learned"] = "sincos"
     position_offset: float = 0.0
+    position_antialias: bool = False
     registers: int = 0
     layer_scale: bool = False
     encoder: Literal["siamese", "joint"] = "siamese"
@@ -94,8 +97,9 @@ class ModelConfig(Settings):
         check_choice("decoder", self.decoder, ("cross-self", "cross", "joint", "cropmae", "none"))
         check(0 <= self.position_offset < 1, "position_offset", self.position_offset, "in [0, 1)")
         check(self.registers >= 0, "registers", self.registers, "at least 0")
-        learned = self.position == "learned" or (self.registers == 0 and self.position_offset == 0)
-        check(learned, "position", self.position, "'learned' with registers or a position_offset")
+        plain = self.registers == 0 and self.position_offset == 0 and not self.position_antialias
+        allowed = "'learned' with registers, a position_offset or position_antialias"
+        check(self.position == "learned" or plain, "position", self.position, allowed)
         check_color("pixel_mean", self.pixel_mean, least=-1.0)
         check_color("pixel_std", self.pixel_std, least=1e-6)
 

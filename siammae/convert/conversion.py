@@ -15,7 +15,7 @@ from torch import Tensor
 
 from siammae.checkpoints import hub
 from siammae.config import VIT_SIZES, ModelConfig
-from siammae.convert.families import Family, choose_family, is_encoder, match
+from siammae.convert.families import Family, choose_family, is_encoder, match, position_rule
 from siammae.convert.reading import Weights, file_hash, find_weights, read_source
 from siammae.errors import CheckpointError
 from siammae.frames import PathLike
@@ -90,7 +90,7 @@ def convert_checkpoint(
             ``"mae"``, ``"dino"``, ``"dinov2"``, ``"tcore"`` or ``"vit"`` (timm's names). An encoder alone looks the
             same in all of them and counts as ``"vit"`` unless you say which it is.
         **fields: of :class:`ModelConfig`, for what tensors do not tell: ``num_heads``, ``decoder_heads``,
-            ``pixel_mean``, ``pixel_std``, ``position_offset``.
+            ``pixel_mean``, ``pixel_std``, ``position_offset``, ``position_antialias``.
 
     Returns:
         What was mapped, dropped and assumed.
@@ -170,6 +170,7 @@ def _config(tensors: Mapping[str, Tensor], family: Family, fields: Mapping[str, 
     if colors != 3:
         raise CheckpointError(f"the network takes {colors} channels: it must take 3, red, green and blue.")
     registers = tensors["encoder.reg_token"].shape[1] if "encoder.reg_token" in tensors else 0
+    offset, antialias = position_rule(family, registers)
     plain = {
         "patch_size": patch,
         "image_size": patch * side,
@@ -178,8 +179,8 @@ def _config(tensors: Mapping[str, Tensor], family: Family, fields: Mapping[str, 
         "num_heads": _heads(dim, _HEADS, "num_heads", fields),
         "mlp_ratio": _need(tensors, "encoder.blocks.0.mlp.fc1.weight", 2).shape[0] / dim,
         "position": "learned",
-        # DINOv2's networks with registers were released with the plain rule
-        "position_offset": 0.0 if registers and family.name == "dinov2" else family.position_offset,
+        "position_offset": offset,
+        "position_antialias": antialias,
         "registers": registers,
         "layer_scale": any(name.endswith(".ls1.gamma") for name in tensors),
         "decoder": "none",
@@ -205,13 +206,17 @@ def _heads(width: int, known: Mapping[int, int], field: str, fields: Mapping[str
 
 def _notes(family: Family, config: ModelConfig, fields: Mapping[str, Any]) -> tuple[str, ...]:
     offset = f" with an offset of {config.position_offset}" if config.position_offset else ""
-    notes = [f"positions are the stored table; at other sizes it is interpolated bicubically{offset}"]
+    averaging = ", averaging where the grid becomes smaller" * config.position_antialias
+    notes = [
+        f"positions are the stored table; at other sizes it is interpolated bicubically{offset}{averaging} "
+        f"({family.source})"
+    ]
     if "num_heads" not in fields:
         notes.append(f"{config.num_heads} heads, from the width {config.embed_dim}; tensors do not tell")
     if family.name == "vit":
         notes.append(
-            "a bare encoder looks the same in MAE, DINO and timm; pass family=... if you know it (DINO interpolates "
-            "positions with an offset)"
+            "a bare encoder looks the same in MAE, DINO and timm; pass family=... if you know it (only timm averages "
+            "positions where the grid becomes smaller, and DINO interpolates them with an offset)"
         )
         if "pixel_mean" not in fields:
             notes.append("pixels are normalised with ImageNet's mean and deviation; timm's AugReg networks want 0.5")

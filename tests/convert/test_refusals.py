@@ -200,7 +200,8 @@ def test_convert_with_an_unknown_field_is_refused(tmp_path):
     [
         ({"registers": -1, "position": "learned"}, "registers is -1: it must be at least 0"),
         ({"registers": 4}, "position is 'sincos': it must be 'learned' with registers"),
-        ({"position_offset": 0.1}, "position is 'sincos': it must be 'learned' with registers or a position_offset"),
+        ({"position_offset": 0.1}, "position is 'sincos': it must be 'learned' with registers, a position_offset or"),
+        ({"position_antialias": True}, "position is 'sincos': it must be 'learned' with .* or position_antialias"),
         ({"position_offset": 1.0, "position": "learned"}, r"position_offset is 1.0: it must be in \[0, 1\)"),
         ({"decoder": "none at all"}, "decoder is 'none at all': it must be one of .*'cropmae', 'none'"),
     ],
