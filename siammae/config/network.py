@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from siammae.config.settings import Settings, check, check_choice, check_color, check_integers
+from siammae.config.settings import Settings, check, check_choice, check_color, check_flags, check_integers
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -20,9 +20,27 @@ VIT_SIZES: Mapping[str, tuple[int, int, int]] = {
 }
 
 
+# Grids are bounded by image_size and patch_size: at most 1024 patches on a side.
+LARGEST: Mapping[str, float] = {
+    "patch_size": 1024,
+    "image_size": 16384,
+    "embed_dim": 16384,
+    "depth": 512,
+    "num_heads": 1024,
+    "mlp_ratio": 64,
+    "registers": 1024,
+    "decoder_dim": 16384,
+    "decoder_depth": 512,
+    "decoder_heads": 1024,
+}
+_MAX_GRID = 1024
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig(Settings):
     """The network's shape; stored as ``model`` in a checkpoint's ``config.json``.
+
+    No field goes beyond ``LARGEST``, far above any public network: a config may come from a stranger.
 
     Attributes:
         patch_size: pixels on a side of a patch.
@@ -83,11 +101,16 @@ class ModelConfig(Settings):
 
     def __post_init__(self) -> None:
         check_integers(self)
+        check_flags(self)
+        for field, most in LARGEST.items():
+            check(getattr(self, field) <= most, field, getattr(self, field), f"at most {most}")
         for field in ("patch_size", "image_size", "embed_dim", "depth", "num_heads", "decoder_dim", "decoder_depth"):
             check(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
         check(self.decoder_heads >= 1, "decoder_heads", self.decoder_heads, "at least 1")
         check(self.mlp_ratio > 0, "mlp_ratio", self.mlp_ratio, "above 0")
         check(self.image_size % self.patch_size == 0, "image_size", self.image_size, f"a multiple of {self.patch_size}")
+        grid = f"at most {_MAX_GRID} patches of {self.patch_size}"
+        check(self.grid_size <= _MAX_GRID, "image_size", self.image_size, grid)
         for width, heads in (("embed_dim", "num_heads"), ("decoder_dim", "decoder_heads")):
             got = getattr(self, width)
             check(got % getattr(self, heads) == 0, width, got, f"a multiple of {heads} = {getattr(self, heads)}")

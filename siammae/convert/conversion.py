@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from siammae.checkpoints import hub
+from siammae.checkpoints.tensors import check_tensors, describe, load_strictly
 from siammae.config import VIT_SIZES, ModelConfig
 from siammae.convert.families import Family, choose_family, is_encoder, match, position_rule
 from siammae.convert.reading import Weights, file_hash, find_weights, read_source
 from siammae.errors import CheckpointError
 from siammae.frames import PathLike
 from siammae.network.model import SiamMAE
+from siammae.network.shapes import tensor_shapes
 
 # Tensors do not tell the number of heads; these are the public networks' by width (ViT-H: MAE, ViT-g: DINOv2).
 _HEADS = {dim: heads for dim, _, heads in VIT_SIZES.values()} | {1280: 16, 1536: 24}
@@ -110,8 +111,11 @@ def convert_checkpoint(
     tensors, mapped, dropped = _map(weights, chosen)
     _arrange_positions(tensors)
     config = _config(tensors, chosen, fields)
-    model = SiamMAE(config)
-    hub.load_strictly(model, tensors, source=str(path))
+    found = {name: describe(tensor) for name, tensor in tensors.items()}
+    check_tensors(found, tensor_shapes(SiamMAE, config), source=str(path))  # before memory is taken for the network
+    with torch.device("cpu"):  # whatever the default device and type are
+        model = SiamMAE(config).float()
+    load_strictly(model, tensors, source=str(path))
     report = ConversionReport(
         folder=Path(folder),
         source=path.name,

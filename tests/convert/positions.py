@@ -41,7 +41,7 @@ def dino(side, n):
     """State the rule of DINO, vision_transformer.py, interpolate_pos_encoding: the scale factor is of ``n + 0.1``.
 
     Copied by CropMAE (downstreams/propagation/src/models_mae.py), whose code evaluates ToBo too (its
-    docs/Evaluation.md), and by CatMAE (downstream/davis2017-seg/code/models_mae.py); RSP's evaluation takes DINO's file.
+    docs/Evaluation.md), and by CatMAE (downstream/davis2017-seg/code/models_mae.py); RSP's evaluation takes DINO's.
     DINOv2 has it (dinov2/hub/backbones.py: interpolate_antialias False, interpolate_offset 0.1) without registers.
     """
     return four_taps(side, n, offset=0.1)
