@@ -16,7 +16,7 @@ from torch import Tensor
 from siammae.checkpoints.tensors import check_tensors, describe, load_strictly
 from siammae.config import VIT_SIZES, ModelConfig
 from siammae.convert.families import Family, choose_family, is_encoder, match, position_rule
-from siammae.convert.reading import Weights, file_hash, find_weights, read_source
+from siammae.convert.reading import Weights, check_storage, file_hash, find_weights, read_source
 from siammae.errors import CheckpointError
 from siammae.frames import PathLike
 from siammae.network.model import SiamMAE
@@ -66,10 +66,11 @@ class ConversionReport:
         return "\n".join(lines + [f"- note: {note}" for note in self.notes])
 
 
-def _summary(names: Iterable[str]) -> str:
-    """Name tensors, those of all blocks at once."""
-    patterns = Counter(re.sub(r"\.\d+\.\S*", ".N.*", name) for name in names)
-    return ", ".join(f"`{name}`" + (f" x{count}" if count > 1 else "") for name, count in patterns.items())
+def _summary(names: Iterable[str], most: int = 40) -> str:
+    """Name tensors, those of all blocks at once; names that come from a file are cut."""
+    patterns = Counter(re.sub(r"\.\d+\.\S*", ".N.*", name)[:200] for name in names)
+    shown = [f"`{name}`" + (f" x{count}" if count > 1 else "") for name, count in patterns.items()]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 
 
 def convert_checkpoint(
@@ -109,6 +110,7 @@ def convert_checkpoint(
     weights = find_weights(read_source(path))
     chosen = choose_family(family, weights.tensors)
     tensors, mapped, dropped = _map(weights, chosen)
+    check_storage(tensors)
     _arrange_positions(tensors)
     config = _config(tensors, chosen, fields)
     found = {name: describe(tensor) for name, tensor in tensors.items()}
@@ -151,6 +153,10 @@ def _map(weights: Weights, family: Family) -> tuple[dict[str, Tensor], dict[str,
 def _arrange_positions(tensors: dict[str, Tensor]) -> None:
     """Bring the position table to timm's form: a row for CLS without registers, none with them."""
     table, cls = _need(tensors, "encoder.pos_embed", 3), _need(tensors, "encoder.cls_token", 3)
+    if cls.shape != (1, 1, table.shape[2]) or len(table) != 1:
+        raise CheckpointError(
+            f"cls_token is {tuple(cls.shape)} and pos_embed {tuple(table.shape)}: they must be (1, 1, C) and (1, N, C)."
+        )
     has_row = isqrt(table.shape[1]) ** 2 != table.shape[1]
     if "encoder.reg_token" in tensors and has_row:
         tensors["encoder.cls_token"] = cls.float() + table[:, :1].float()
@@ -171,9 +177,11 @@ def _config(tensors: Mapping[str, Tensor], family: Family, fields: Mapping[str, 
     """Read the network's shape off its tensors."""
     dim, colors, patch, _ = _need(tensors, "encoder.patch_embed.proj.weight", 4).shape
     side = isqrt(_need(tensors, "encoder.pos_embed", 3).shape[1])
+    if dim == 0:
+        raise CheckpointError("patch_embed.proj.weight is empty: this is no whole ViT encoder.")
     if colors != 3:
         raise CheckpointError(f"the network takes {colors} channels: it must take 3, red, green and blue.")
-    registers = tensors["encoder.reg_token"].shape[1] if "encoder.reg_token" in tensors else 0
+    registers = _need(tensors, "encoder.reg_token", 3).shape[1] if "encoder.reg_token" in tensors else 0
     offset, antialias = position_rule(family, registers)
     plain = {
         "patch_size": patch,
@@ -193,16 +201,21 @@ def _config(tensors: Mapping[str, Tensor], family: Family, fields: Mapping[str, 
         width = _need(tensors, "decoder.embed.weight", 2).shape[0]
         plain |= {"decoder": "cropmae", "decoder_dim": width, "decoder_depth": _depth(tensors, "decoder.blocks.")}
         plain["decoder_heads"] = _heads(width, _DECODER_HEADS, "decoder_heads", fields)
-    return ModelConfig.from_dict({**plain, **fields})
+    try:
+        return ModelConfig.from_dict({**plain, **fields})
+    except ValueError as error:
+        if fields:  # which may be what is wrong
+            raise
+        raise CheckpointError(f"the network that the tensors describe cannot be: {error}") from error
 
 
 def _depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
     return len({name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)})
 
 
-def _heads(width: int, known: Mapping[int, int], field: str, fields: Mapping[str, Any]) -> int:
+def _heads(width: int, known: Mapping[int, int], field: str, fields: Mapping[str, Any]) -> object:
     if field in fields:
-        return int(fields[field])
+        return fields[field]
     if width not in known:
         raise ValueError(f"no public network is {width} wide, and tensors do not tell {field}: pass {field}=...")
     return known[width]

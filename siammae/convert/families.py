@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from siammae.errors import CheckpointError
+from siammae.errors import CheckpointError, name_some
 
 _AFFINE = r"\.(?:weight|bias)"
 _ENCODER = re.compile(
@@ -179,7 +179,9 @@ def choose_family(family: str, tensors: Mapping[str, Tensor]) -> Family:
     if family not in ("auto", *NAMES):
         raise ValueError(f"family is {family!r}: it must be 'auto' or one of {', '.join(map(repr, NAMES))}.")
     if found := sorted(name for name in tensors if _DINOV3.fullmatch(name)):
-        raise CheckpointError(f"{found[:3]} belong to DINOv3 or EVA, whose rotary positions SiamMAE lacks. {_TIMM}.")
+        raise CheckpointError(
+            f"{name_some(found, 3)} belong to DINOv3 or EVA, whose rotary positions SiamMAE lacks. {_TIMM}."
+        )
     fitting = [one for one in FAMILIES if _has_marks(one, tensors)]
     if family == "auto":
         chosen = min(fitting, key=lambda one: len(_unknown(one, tensors)))
@@ -189,10 +191,9 @@ def choose_family(family: str, tensors: Mapping[str, Tensor]) -> Family:
             guess = min(fitting, key=lambda one: len(_unknown(one, tensors)))
             raise CheckpointError(f"this is no {chosen.title} checkpoint: its tensors fit family={guess.name!r} best.")
     if unknown := _unknown(chosen, tensors):
-        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
         asked = "no family" if family == "auto" else f"not {chosen.title}"
         raise CheckpointError(
-            f"{unknown[:10]}{more} fit {asked} (families: {', '.join(NAMES)}), and what is not understood is never "
+            f"{name_some(unknown)} fit {asked} (families: {', '.join(NAMES)}), and what is not understood is never "
             f"dropped. {_TIMM}."
         )
     return chosen

@@ -240,6 +240,13 @@ def test_convert_command_with_a_bad_file_says_so_in_one_line(tmp_path, capsys):
     assert "siammae convert: error: no file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["family", "file", "folder"])
+def test_convert_command_with_an_argument_among_the_fields_says_which_option_it_is(name, tmp_path, capsys):
+    assert main(["convert", str(tmp_path / "m.pth"), "-o", str(tmp_path / "ours"), "--set", f"{name}=mae"]) == 1
+    error = capsys.readouterr().err
+    assert f"siammae convert: error: --set {name}: it is no field of ModelConfig. Say whose checkpoint" in error
+
+
 def test_forward_of_features_only_checkpoint_is_refused_but_masks_can_be_followed(tmp_path):
     _, model = converted(tmp_path, foreign_tensors("timm_vit_small_patch16", depth=1))
     pair = torch.zeros(1, 3, 32, 32)
