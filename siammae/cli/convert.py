@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from siammae.cli.options import Commands, add_command, assignments
+from siammae.cli.options import Commands, add_command, assignments, say
 
 _EXAMPLES = """families:
   cropmae (and SiamMAE as re-implemented there), catmae, rsp, tobo, mae, dino, dinov2, tcore, vit (timm's names);
@@ -37,6 +37,6 @@ def run(args: argparse.Namespace) -> int:
     from siammae.convert import convert_checkpoint
 
     report = convert_checkpoint(args.file, args.output, family=args.family, **assignments(args.set))
-    print(report)
-    print(f"checkpoint in {report.folder}")
+    say(report)
+    say(f"checkpoint in {report.folder}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from siammae.cli.options import Commands, add_command, add_model_options, load_model, shown_frames
+from siammae.cli.options import Commands, add_command, add_model_options, load_model, say, shown_frames
 
 _EXAMPLE = """The file holds one tensor "features" (T, C, h, w) and the checkpoint's name in its metadata:
   from safetensors.torch import load_file
@@ -46,5 +46,5 @@ def run(args: argparse.Namespace) -> int:
         part.replace(output)
     finally:
         part.unlink(missing_ok=True)
-    print(f"features {tuple(features.shape)} {features.dtype} (frames, channels, rows, columns) in {output}")
+    say(f"features {tuple(features.shape)} {features.dtype} (frames, channels, rows, columns) in {output}")
     return 0

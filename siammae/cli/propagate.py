@@ -14,6 +14,7 @@ from siammae.cli.options import (
     add_propagation_options,
     load_model,
     propagation_config,
+    say,
     shown_frames,
 )
 
@@ -52,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
     propagator = Propagator(model, propagation_config(args, model.propagation), kernels=args.kernels)
     overlay = output / "overlay.mp4" if args.overlay else None
     count = write_masks(propagator, args.video, first_mask, output, overlay=overlay, progress=not args.quiet)
-    print(f"{count} masks of objects {', '.join(map(str, propagator.object_ids))} in {output}/")
+    say(f"{count} masks of objects {', '.join(map(str, propagator.object_ids))} in {output}/")
     if overlay:
-        print(f"overlay video: {overlay}")
+        say(f"overlay video: {overlay}")
     return 0
 
 

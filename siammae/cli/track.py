@@ -16,6 +16,7 @@ from siammae.cli.options import (
     add_propagation_options,
     load_model,
     propagation_config,
+    say,
     shown_frames,
 )
 
@@ -59,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
     output.parent.mkdir(parents=True, exist_ok=True)
     overlay = output.with_suffix(".mp4") if args.overlay else None
     count = _write_tracks(propagator, args.video, names, points, output, overlay, progress=not args.quiet)
-    print(f"{len(names)} keypoints in {count} frames: {output}")
+    say(f"{len(names)} keypoints in {count} frames: {output}")
     if overlay:
-        print(f"overlay video: {overlay}")
+        say(f"overlay video: {overlay}")
     return 0
 
 
