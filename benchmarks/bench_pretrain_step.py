@@ -19,10 +19,10 @@ from interleaved import headline
 from memory import peak_memory
 from torch import Tensor
 
-import siammae.network.model as model_module
+import siammae.network.pretraining_model as model_module
 from siammae import ModelConfig, SiamMAE
 from siammae.network.cpu_layers import multiplies_bfloat16
-from siammae.network.vit import set_fused_attention, set_recompute
+from siammae.network.pretraining_model import set_fused_attention, set_recompute
 from siammae.pretraining.schedule import parameter_groups
 
 RECIPES = {  # network, pairs in a batch, masked share

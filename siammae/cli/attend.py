@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from siammae.cli.inputs import load_model, read_clip
 from siammae.cli.options import (
     Commands,
     add_clip_options,
     add_command,
     add_model_options,
-    load_model,
+    add_video_argument,
     output_folder,
-    read_clip,
     say,
 )
 
@@ -45,7 +45,7 @@ def add_parser(commands: Commands) -> None:
     """Add the command."""
     text = "show what a network attends to, and where it finds a patch again"
     parser = add_command(commands, "attend", run, text, epilog=_NOTES)
-    parser.add_argument("video", metavar="VIDEO", help="video file or folder of images")
+    add_video_argument(parser, progress=False)
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="gets cls.png and point.png")
     parser.add_argument(
         "--layer", type=int, default=-1, metavar="N", help="block whose CLS attention is taken (-1: the last)"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from siammae.cli.options import Commands, add_command, assignments, say
+from siammae.cli.inputs import assignments
+from siammae.cli.options import Commands, add_command, say
 
 _EXAMPLES = """families:
   cropmae (and SiamMAE as re-implemented there), catmae, rsp, tobo, mae, dino, dinov2, tcore, vit (timm's names);

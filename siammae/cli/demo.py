@@ -36,14 +36,13 @@ def demo_data() -> Path:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from siammae.annotations.masks import read_mask
-    from siammae.cli.options import load_model, propagation_config
+    from siammae.cli.inputs import load_propagator
     from siammae.propagation.propagator import Propagator
 
     source = demo_data()
     output = Path(args.output)
     masks = output / "masks"
-    model = load_model(args)
-    propagator = Propagator(model, propagation_config(args, model.propagation), kernels=args.kernels)
+    propagator = load_propagator(args, Propagator)
     video, overlay = source / "walkers.mp4", output / "overlay.mp4"
     say(f"following two people through {video.name} with {args.model}, from the mask of the first frame")
     first_mask = read_mask(source / "walkers_first_mask.png")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from siammae.cli.options import DEFAULT_MODEL, as_assignments, load_model, pick_device, propagation_changes
+from siammae.cli.inputs import as_assignments, load_model, pick_device, propagation_changes
+from siammae.cli.options import DEFAULT_MODEL
 from siammae.config import PropagationConfig
 
 if TYPE_CHECKING:

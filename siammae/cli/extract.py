@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from siammae.cli.options import Commands, add_command, add_model_options, load_model, say, shown_frames
+from siammae.cli.inputs import load_model, shown_frames
+from siammae.cli.options import Commands, add_command, add_model_options, add_video_argument, say
 
 _EXAMPLE = """The file holds one tensor "features" (T, C, h, w) and the checkpoint's name in its metadata:
   from safetensors.torch import load_file
@@ -15,13 +16,12 @@ _EXAMPLE = """The file holds one tensor "features" (T, C, h, w) and the checkpoi
 def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(commands, "extract", run, "write a video's dense features to a file", epilog=_EXAMPLE)
-    parser.add_argument("video", metavar="VIDEO", help="video file or folder of images")
+    add_video_argument(parser)
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="ends in .safetensors")
     parser.add_argument("--short-side", type=int, metavar="PIXELS", help="input size (default: the frames' own)")
     parser.add_argument("--layer", type=int, default=-1, help="block whose output is taken (%(default)s: the last)")
     parser.add_argument("--no-norm", action="store_true", help="leave out the final layer norm")
     parser.add_argument("--batch-size", type=int, default=4, help="frames encoded at once (%(default)s)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--half", action="store_true", help="store float16: half the size")
     add_model_options(parser)
 

@@ -1,28 +1,18 @@
-"""Options that several commands share, and how they become settings and models."""
+"""Options that several commands share; ``inputs`` opens what they name."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
 import re
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from siammae.config import PropagationConfig
 from siammae.config.presets import PRESETS
 from siammae.errors import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from siammae.network.model import SiamMAE
-    from siammae.network.timm_extractor import TimmExtractor
+    from collections.abc import Callable
 
 DEFAULT_MODEL = "siammae-ti8"  # that of siammae.checkpoints.hub, which would load torch before a command runs
 Commands = Any  # argparse's type of add_subparsers() is private
@@ -45,6 +35,13 @@ def add_command(
     return parser
 
 
+def add_video_argument(parser: argparse.ArgumentParser, *, progress: bool = True) -> None:
+    """Add the video, and whether a bar is shown while all of it is read."""
+    parser.add_argument("video", metavar="VIDEO", help="video file or folder of images")
+    if progress:
+        parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
 def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """Add which weights to use, and where; ``several`` lets the name be given more than once."""
     group = parser.add_argument_group("model")
@@ -58,42 +55,6 @@ def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False)
     )
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: a GPU where there is one)")
     group.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="(%(default)s)")
-
-
-def load_model(args: argparse.Namespace, name: str | None = None) -> SiamMAE | TimmExtractor:
-    """Load the model that the options name, or that ``name`` does."""
-    import torch
-
-    from siammae.network.model import SiamMAE
-    from siammae.network.timm_extractor import PREFIX, TimmExtractor
-
-    device, dtype = pick_device(args.device), getattr(torch, args.dtype)
-    name = name or args.model
-    if name.startswith(PREFIX):
-        return TimmExtractor.from_pretrained(name, device=device, dtype=dtype)
-    return SiamMAE.from_pretrained(name, device=device, dtype=dtype)
-
-
-def pick_device(name: str) -> str:
-    """Turn ``auto`` into the fastest device; a device that was asked for is never replaced.
-
-    Processes that torchrun started get a GPU each where no one is named.
-
-    Raises:
-        ValueError: the device is not there.
-    """
-    import torch
-
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        rank = os.environ.get("LOCAL_RANK")
-        return "cuda" if rank is None else f"cuda:{int(rank) % torch.cuda.device_count()}"
-    if name == "auto":
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}. Use --device cpu.") from error
-    return name
 
 
 def add_propagation_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
@@ -146,69 +107,9 @@ def add_clip_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--gap", type=int, default=4, metavar="N", help="from one to the next (%(default)s)")
 
 
-def read_clip(args: argparse.Namespace) -> dict[int, NDArray[np.uint8]]:
-    """Read the frames that the options name, by their numbers in the video; fewer where it ends before.
-
-    Raises:
-        ValueError: an option is out of range, or the video ends before ``--start``.
-    """
-    from siammae.frames import read_frames
-
-    for option, least in (("start", 0), ("frames", 1), ("gap", 1)):
-        if getattr(args, option) < least:
-            raise ValueError(f"--{option} is {getattr(args, option)}: it must be at least {least}.")
-    stop = args.start + (args.frames - 1) * args.gap + 1
-    frames = read_frames(args.video, start=args.start, stop=stop, step=args.gap)
-    return {args.start + place * args.gap: frame for place, frame in enumerate(frames)}
-
-
-def propagation_config(
-    args: argparse.Namespace, recommended: PropagationConfig | None, *, dataset: str = "davis"
-) -> PropagationConfig:
-    """Build the rules: a preset (public codes have one a data set) or the recommendation, changed by the options."""
-    preset = PropagationConfig.preset(args.preset, dataset=dataset) if args.preset else None
-    config = preset or recommended or PropagationConfig()
-    size = {} if args.short_side is None else {"resize": args.short_side, "resize_side": "short"}
-    return config.replace(**size, **propagation_changes(args))
-
-
-def propagation_changes(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields that the options change, the input size left out."""
-    names = ("top_k", "temperature", "radius", "queue_length")
-    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return changes | assignments(args.set)
-
-
 def sizes(text: str) -> list[int]:
     """Read ``240,360``; argparse turns the ValueError of anything else into its own message."""
     return [int(part) for part in text.split(",")]
-
-
-def as_assignments(changes: dict[str, Any]) -> list[str]:
-    """Write fields as the values of ``--set``."""
-    return [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in changes.items()]
-
-
-def assignments(texts: list[str]) -> dict[str, Any]:
-    """Turn the values of ``--set`` into fields.
-
-    Raises:
-        ValueError: one of them is not ``FIELD=VALUE``.
-    """
-    fields = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--set {text}: it must be FIELD=VALUE.")
-        fields[name] = _json_or_text(value)
-    return fields
-
-
-def _json_or_text(value: str) -> Any:  # noqa: ANN401 -- any JSON value
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value  # --set rounding=floor needs no quotes
 
 
 def field_help(settings: type) -> dict[str, str]:
@@ -217,14 +118,3 @@ def field_help(settings: type) -> dict[str, str]:
     names = "|".join(field.name for field in dataclasses.fields(settings))
     found = re.findall(rf"^ +({names}): (.*?)(?=^ +(?:{names}): |^\s*$|\Z)", doc, re.DOTALL | re.MULTILINE)
     return {name: " ".join(text.replace("``", "").replace("%", "%%").split()) for name, text in found}
-
-
-@contextmanager
-def shown_frames(video: str, *, progress: bool) -> Iterator[Iterable[NDArray[np.uint8]]]:
-    """Read a video under a bar that is closed before an error is printed."""
-    from tqdm import tqdm
-
-    from siammae.frames import count_frames, read_frames
-
-    with tqdm(read_frames(video), total=count_frames(video), unit="frame", disable=not progress) as bar:
-        yield bar

@@ -9,7 +9,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from siammae.cli.options import Commands, add_command, field_help, pick_device, say
+from siammae.cli.inputs import pick_device
+from siammae.cli.options import Commands, add_command, field_help, say
 from siammae.config import LOGGERS, PRETRAIN_CHOICES, VIT_SIZES, ModelConfig, PretrainConfig
 from siammae.config.recipes import RECIPES
 

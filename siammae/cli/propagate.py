@@ -7,15 +7,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from siammae.cli.inputs import load_propagator, overlay_writer, shown_frames
 from siammae.cli.options import (
     Commands,
     add_command,
     add_model_options,
     add_propagation_options,
-    load_model,
-    propagation_config,
+    add_video_argument,
     say,
-    shown_frames,
 )
 
 if TYPE_CHECKING:
@@ -30,12 +29,11 @@ _EXAMPLES = """examples:
 def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(commands, "propagate", run, "carry the first frame's masks through a video", epilog=_EXAMPLES)
-    parser.add_argument("video", metavar="VIDEO", help="video file or folder of images")
+    add_video_argument(parser)
     parser.add_argument("--mask", required=True, metavar="PNG", help="the first frame's mask: pixel value = object id")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="gets 00000.png, 00001.png, ...")
     parser.add_argument("--overlay", action="store_true", help="also write DIR/overlay.mp4")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds masks already")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_model_options(parser)
     add_propagation_options(parser)
 
@@ -49,8 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.overwrite and any(output.glob(_MASKS)):
         raise ValueError(f"{output} holds masks already: choose another folder, or pass --overwrite.")
     first_mask = read_mask(args.mask)
-    model = load_model(args)
-    propagator = Propagator(model, propagation_config(args, model.propagation), kernels=args.kernels)
+    propagator = load_propagator(args, Propagator)
     overlay = output / "overlay.mp4" if args.overlay else None
     count = write_masks(propagator, args.video, first_mask, output, overlay=overlay, progress=not args.quiet)
     say(f"{count} masks of objects {', '.join(map(str, propagator.object_ids))} in {output}/")
@@ -68,7 +65,6 @@ def write_masks(
     written before an error stay and are whole; the overlay video appears at the end only.
     """
     from siammae.annotations.masks import write_mask
-    from siammae.frames import VideoWriter, frame_rate
     from siammae.visualize import overlay_masks
 
     count, writer = 0, None
@@ -78,7 +74,7 @@ def write_masks(
             labels = result.label_map()
             if count == 0:
                 _make_room(output)
-                writer = stack.enter_context(VideoWriter(overlay, fps=frame_rate(video) or 25.0)) if overlay else None
+                writer = stack.enter_context(overlay_writer(overlay, video))
             write_mask(output / f"{count:05d}.png", labels)
             if writer:
                 writer.write(overlay_masks(frame, labels))

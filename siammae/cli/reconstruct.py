@@ -7,14 +7,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from siammae.cli.inputs import load_model, read_clip
 from siammae.cli.options import (
     Commands,
     add_clip_options,
     add_command,
     add_model_options,
-    load_model,
+    add_video_argument,
     output_folder,
-    read_clip,
     say,
 )
 
@@ -37,7 +37,7 @@ examples:
 def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(commands, "reconstruct", run, "show what the decoder predicts of future frames", epilog=_NOTES)
-    parser.add_argument("video", metavar="VIDEO", help="video file or folder of images")
+    add_video_argument(parser, progress=False)
     parser.add_argument(
         "-o",
         "--output",

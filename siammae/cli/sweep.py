@@ -5,16 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from siammae.cli.options import (
-    Commands,
-    add_command,
-    add_model_options,
-    add_propagation_options,
-    as_assignments,
-    load_model,
-    propagation_config,
-    say,
-)
+from siammae.cli.inputs import as_assignments, load_model, propagation_config
+from siammae.cli.options import Commands, add_command, add_model_options, add_propagation_options, say
 
 _VIDEOS = {"davis": "sequences", "vip": "videos", "jhmdb": "clips"}
 _SPLITS = {"davis": "train", "vip": "train", "jhmdb": "split1"}

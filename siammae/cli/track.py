@@ -9,15 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from siammae.cli.inputs import load_propagator, overlay_writer, shown_frames
 from siammae.cli.options import (
     Commands,
     add_command,
     add_model_options,
     add_propagation_options,
-    load_model,
-    propagation_config,
+    add_video_argument,
     say,
-    shown_frames,
 )
 
 if TYPE_CHECKING:
@@ -38,11 +37,10 @@ example:
 def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(commands, "track", run, "carry the first frame's keypoints through a video", epilog=_FORMAT)
-    parser.add_argument("video", metavar="VIDEO", help="video file or folder of images")
+    add_video_argument(parser)
     parser.add_argument("--points", required=True, metavar="CSV", help="the first frame's keypoints")
     parser.add_argument("-o", "--output", required=True, metavar="CSV", help="gets the keypoints of every frame")
     parser.add_argument("--overlay", action="store_true", help="also write a video beside the output (.mp4)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_model_options(parser)
     add_propagation_options(parser)
 
@@ -55,8 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if output.suffix != ".csv":
         raise ValueError(f"the output is {output}: it must end in .csv.")
     names, points = read_points(args.points)
-    model = load_model(args)
-    propagator = KeypointPropagator(model, propagation_config(args, model.propagation), kernels=args.kernels)
+    propagator = load_propagator(args, KeypointPropagator)
     output.parent.mkdir(parents=True, exist_ok=True)
     overlay = output.with_suffix(".mp4") if args.overlay else None
     count = _write_tracks(propagator, args.video, names, points, output, overlay, progress=not args.quiet)
@@ -106,7 +103,6 @@ def _write_tracks(
     *,
     progress: bool,
 ) -> int:
-    from siammae.frames import VideoWriter, frame_rate
     from siammae.visualize import overlay_keypoints
 
     part = output.with_name(f".{output.name}.part")
@@ -114,7 +110,7 @@ def _write_tracks(
     with ExitStack() as stack:
         stack.callback(part.unlink, missing_ok=True)
         file = stack.enter_context(part.open("w", newline="", encoding="utf-8"))
-        writer = stack.enter_context(VideoWriter(overlay, fps=frame_rate(video) or 25.0)) if overlay else None
+        writer = stack.enter_context(overlay_writer(overlay, video))
         rows = csv.writer(file)
         rows.writerow(["frame", "name", "x", "y", "confidence"])
         for frame in stack.enter_context(shown_frames(video, progress=progress)):

@@ -1,5 +1,5 @@
-"""The network: ``model`` (what users call), ``vit``, then what pretraining adds: ``masking``, ``loss``, ``cropmae``.
+"""The network: ``model`` (what users call), ``vit`` (its encoder); ``loading`` finds one by name.
 
-``timm_extractor`` lets ViTs of timm take its place; ``attention`` and ``reconstruction`` look inside;
-``cpu_layers`` are the faster layers for CPUs.
+``timm_extractor`` lets ViTs of timm take its place, ``attention`` and ``reconstruction`` look inside, ``cpu_layers``
+are the faster layers for CPUs. What pretraining adds: ``pretraining_model``, ``masking``, ``decoder``, ``loss``.
 """

@@ -15,9 +15,9 @@ from siammae.features import FeatureExtractor
 from siammae.frames import VideoSource
 from siammae.network.cpu_layers import CpuAttention
 from siammae.network.cropmae import CropMAEBlock
+from siammae.network.decoder import CrossAttention, CrossBlock
 from siammae.network.model import SiamMAE
 from siammae.network.timm_extractor import TimmExtractor
-from siammae.network.vit import CrossAttention, CrossBlock
 
 
 class PairAttention(NamedTuple):

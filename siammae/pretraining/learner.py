@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from siammae.config import PretrainConfig
 from siammae.distributed import Processes
 from siammae.network.model import SiamMAE
-from siammae.network.vit import set_fused_attention, set_recompute
+from siammae.network.pretraining_model import set_fused_attention, set_recompute
 from siammae.pretraining.schedule import parameter_groups
 
 

@@ -20,7 +20,25 @@ from siammae.propagation.context import ContextFrame, Size, Stream, recommended_
 from siammae.propagation.labels import FrameMasks, decode_keypoints, encode_keypoints, encode_mask, unit_sum
 
 
-class Propagator:
+class _Propagator:
+    """What both propagators are: an extractor, rules and a stream of frames."""
+
+    def __init__(
+        self, extractor: FeatureExtractor, config: PropagationConfig | None = None, *, kernels: Kernels = "auto"
+    ) -> None:
+        self._stream = Stream(extractor, config or recommended_config(extractor), kernels)
+
+    @property
+    def config(self) -> PropagationConfig:
+        """The rules in use."""
+        return self._stream.config
+
+    def reset(self) -> None:
+        """Forget frames and labels; keep the model."""
+        self._stream.reset()
+
+
+class Propagator(_Propagator):
     """Carries object masks through a stream, one frame a call, in memory that does not grow.
 
     Args:
@@ -35,7 +53,7 @@ class Propagator:
     def __init__(
         self, extractor: FeatureExtractor, config: PropagationConfig | None = None, *, kernels: Kernels = "auto"
     ) -> None:
-        self._stream = Stream(extractor, config or recommended_config(extractor), kernels)
+        super().__init__(extractor, config, kernels=kernels)
         self._ids: tuple[int, ...] = ()
 
     @property
@@ -43,14 +61,9 @@ class Propagator:
         """Ids followed now, in the order in which they came."""
         return self._ids
 
-    @property
-    def config(self) -> PropagationConfig:
-        """The rules in use."""
-        return self._stream.config
-
     def reset(self) -> None:
         """Forget frames and objects; keep the model."""
-        self._stream.reset()
+        super().reset()
         self._ids = ()
 
     def step(
@@ -196,7 +209,7 @@ class FrameKeypoints(NamedTuple):
     confidence: NDArray[np.float32]  # (N,) in [0, 1]
 
 
-class KeypointPropagator:
+class KeypointPropagator(_Propagator):
     """Carries keypoints through a stream, one frame a call, in memory that does not grow.
 
     Args:
@@ -211,17 +224,12 @@ class KeypointPropagator:
     def __init__(
         self, extractor: FeatureExtractor, config: PropagationConfig | None = None, *, kernels: Kernels = "auto"
     ) -> None:
-        self._stream = Stream(extractor, config or recommended_config(extractor), kernels)
+        super().__init__(extractor, config, kernels=kernels)
         self._count = 0
-
-    @property
-    def config(self) -> PropagationConfig:
-        """The rules in use."""
-        return self._stream.config
 
     def reset(self) -> None:
         """Forget frames and keypoints; keep the model."""
-        self._stream.reset()
+        super().reset()
         self._count = 0
 
     def step(self, frame: FrameSource, *, keypoints: NDArray[np.floating] | None = None) -> FrameKeypoints:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,7 @@ from siammae.checkpoints.hub import DEFAULT_WEIGHTS
 from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
 from siammae.frames import PathLike, VideoSource, count_frames, read_frames
-from siammae.network.model import SiamMAE
-from siammae.network.timm_extractor import PREFIX, TimmExtractor
+from siammae.network.loading import load_extractor
 from siammae.propagation.affinity import Kernels
 from siammae.propagation.labels import FrameMasks
 from siammae.propagation.propagator import FrameKeypoints, KeypointPropagator, Propagator
@@ -60,21 +58,6 @@ class VideoKeypoints:
     confidence: NDArray[np.float32]
 
 
-@lru_cache(maxsize=2)
-def _load(name: str) -> FeatureExtractor:
-    return TimmExtractor.from_pretrained(name) if name.startswith(PREFIX) else SiamMAE.from_pretrained(name)
-
-
-def load_extractor(model: FeatureExtractor | PathLike) -> FeatureExtractor:
-    """Turn a name into a model on the CPU, loaded once a process; an extractor is returned as it is.
-
-    ``timm/NAME`` is a network of timm (see :class:`TimmExtractor`), any other name a checkpoint of ours.
-    """
-    if hasattr(model, "extract"):
-        return cast(FeatureExtractor, model)
-    return _load(str(model))
-
-
 def follow_masks(
     video: VideoSource,
     first_mask: MaskSource,
@@ -92,8 +75,7 @@ def follow_masks(
         One :class:`FrameMasks` a frame, the first frame included.
     """
     propagator = Propagator(load_extractor(model), config, kernels=kernels)
-    for index, frame in enumerate(_shown(read_frames(video), video, progress)):
-        yield propagator.step(frame, mask=first_mask if index == 0 else None)
+    yield from _follow(video, lambda frame, first: propagator.step(frame, mask=first_mask if first else None), progress)
 
 
 def propagate_masks(
@@ -150,8 +132,11 @@ def follow_keypoints(
         Points ``(N, 2)`` and confidence ``(N,)``, the first frame included.
     """
     propagator = KeypointPropagator(load_extractor(model), config, kernels=kernels)
-    for index, frame in enumerate(_shown(read_frames(video), video, progress)):
-        yield propagator.step(frame, keypoints=first_keypoints if index == 0 else None)
+
+    def step(frame: NDArray[np.uint8], first: bool) -> FrameKeypoints:
+        return propagator.step(frame, keypoints=first_keypoints if first else None)
+
+    yield from _follow(video, step, progress)
 
 
 def propagate_keypoints(
@@ -187,6 +172,8 @@ def propagate_keypoints(
     return VideoKeypoints(np.stack(points), np.stack(confidence))
 
 
-def _shown(frames: Iterable[_T], video: VideoSource, progress: bool) -> Iterator[_T]:
-    """Show a bar over frames as they are read."""
-    return iter(tqdm(frames, total=count_frames(video) if progress else None, unit="frame", disable=not progress))
+def _follow(video: VideoSource, step: Callable[[NDArray[np.uint8], bool], _T], progress: bool) -> Iterator[_T]:
+    """Step through a video under a bar; ``step`` is told which frame is the first."""
+    count = count_frames(video) if progress else None
+    for index, frame in enumerate(tqdm(read_frames(video), total=count, unit="frame", disable=not progress)):
+        yield step(frame, index == 0)

@@ -14,9 +14,9 @@ from torch import Tensor
 from siammae.checkpoints.hub import DEFAULT_WEIGHTS
 from siammae.features import FeatureExtractor
 from siammae.frames import PathLike, VideoSource, read_frames, resize_frame
+from siammae.network.loading import load_extractor
 from siammae.network.model import SiamMAE
 from siammae.network.reconstruction import predict_frames
-from siammae.propagation.video import load_extractor
 from siammae.visualize.pixels import check
 from siammae.visualize.sheets import picture_table
 

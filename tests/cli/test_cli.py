@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 import siammae
 from siammae.cli import main
 from siammae.cli.demo import demo_data
-from siammae.cli.options import field_help, pick_device
+from siammae.cli.inputs import pick_device
+from siammae.cli.options import field_help
 
 TINY = siammae.ModelConfig(
     patch_size=8, image_size=32, embed_dim=32, depth=2, num_heads=2, decoder_dim=32, decoder_depth=1, decoder_heads=2

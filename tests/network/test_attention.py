@@ -10,8 +10,8 @@ from torch import nn
 
 from siammae.features import PixelExtractor
 from siammae.network.attention import attention_weights, class_attention, cross_attention, has_class_attention
+from siammae.network.decoder import CrossAttention
 from siammae.network.timm_extractor import TimmExtractor
-from siammae.network.vit import CrossAttention
 from tests.convert.foreign import layer_norm, normalised
 from tests.helpers import moving_square, ramp_weights, tiny_model
 

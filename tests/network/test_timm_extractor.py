@@ -10,8 +10,8 @@ from siammae.checkpoints.hub import find_checkpoint
 from siammae.cli import main
 from siammae.errors import CheckpointError
 from siammae.network import timm_extractor as backbones
+from siammae.network.loading import load_extractor
 from siammae.network.timm_extractor import TimmExtractor
-from siammae.propagation.video import load_extractor
 from tests.helpers import moving_square
 
 SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 2}
@@ -206,9 +206,9 @@ def offline_timm(monkeypatch):
             return create(name, **{**SMALL, **options})
 
     monkeypatch.setattr(backbones.timm, "create_model", small)
-    siammae.propagation.video._load.cache_clear()
+    siammae.network.loading._load.cache_clear()
     yield made
-    siammae.propagation.video._load.cache_clear()
+    siammae.network.loading._load.cache_clear()
 
 
 def test_propagate_masks_with_a_timm_name_follows_a_moving_square(offline_timm):

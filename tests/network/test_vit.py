@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from siammae.config import ModelConfig
-from siammae.network.vit import Encoder, placed_position, set_fused_attention, sincos_position
+from siammae.network.pretraining_model import set_fused_attention
+from siammae.network.vit import Encoder, placed_position, sincos_position
 from tests.helpers import ramp_weights, tiny_config, tiny_model
 
 TIMM_NAMES = {

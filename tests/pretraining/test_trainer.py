@@ -15,7 +15,7 @@ import torch
 from siammae.errors import CheckpointError
 from siammae.frames import read_frames, write_image
 from siammae.network.model import SiamMAE
-from siammae.network.vit import set_recompute
+from siammae.network.pretraining_model import set_recompute
 from siammae.pretraining import pretrain, trainer
 from siammae.pretraining import step as training_step
 from siammae.pretraining.checkpoint import state_files

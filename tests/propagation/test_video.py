@@ -9,13 +9,12 @@ from siammae.annotations.masks import read_mask
 from siammae.config import PropagationConfig
 from siammae.errors import KernelUnavailableError, VideoReadError
 from siammae.features import PixelExtractor
-from siammae.propagation import video as propagation
+from siammae.network import loading
 from siammae.propagation.propagator import KeypointPropagator, Propagator
 from siammae.propagation.video import (
     VideoMasks,
     follow_keypoints,
     follow_masks,
-    load_extractor,
     propagate_keypoints,
     propagate_masks,
 )
@@ -181,23 +180,10 @@ def loaded(monkeypatch):
         names.append(name)
         return PixelExtractor(2)
 
-    monkeypatch.setattr(propagation.SiamMAE, "from_pretrained", from_pretrained)
-    propagation._load.cache_clear()
+    monkeypatch.setattr(loading.SiamMAE, "from_pretrained", from_pretrained)
+    loading._load.cache_clear()
     yield names
-    propagation._load.cache_clear()
-
-
-def test_load_extractor_loads_a_name_once(loaded, tmp_path):
-    first = load_extractor("owner/name")
-    assert load_extractor("owner/name") is first
-    assert load_extractor(tmp_path) is load_extractor(str(tmp_path))
-    assert loaded == ["owner/name", str(tmp_path)]
-
-
-def test_load_extractor_returns_an_extractor_as_it_is(loaded):
-    extractor = PixelExtractor(4)
-    assert load_extractor(extractor) is extractor
-    assert loaded == []
+    loading._load.cache_clear()
 
 
 def test_propagate_masks_takes_a_models_name(loaded, video, mask):

@@ -15,20 +15,15 @@ from siammae.annotations.masks import MAX_OBJECTS, VOID, mask_ids, read_mask
 from siammae.config import PropagationConfig
 from siammae.errors import DatasetError
 from siammae.evaluation.results import EvaluationResult
-from siammae.evaluation.runs import LabelMaps, Tick, Tree, choose, follow_masks, ticking, write_masks
+from siammae.evaluation.runs import LabelMaps, Tick, follow_masks, ticking, write_masks
 from siammae.evaluation.scoring import Job, Ready, evaluate
+from siammae.evaluation.vip.layout import VipLayout, VipVideo
 from siammae.features import FeatureExtractor
 from siammae.metrics import class_iou, confusion_matrix
 from siammae.propagation.affinity import Kernels
 from siammae.propagation.context import recommended_config
 from siammae.propagation.labels import resize_nearest
 from siammae.propagation.propagator import Propagator
-
-_TREE = """\
-{root}
-├── Images/<video>/*.jpg
-├── Annotations/Category_ids/<video>/*.png
-└── lists/{split}_videos.txt"""
 
 
 def evaluate_vip(
@@ -126,51 +121,10 @@ def score_vip(
     return evaluate(benchmark, [Ready(Path(results_dir))], workers=workers, progress=progress)[0][0]
 
 
-# ---------------------------------------------------------------- layout
-
-
-@dataclass(frozen=True, slots=True)
-class _Video:
-    """One video of the data set, all of whose files are there."""
-
-    name: str
-    frames: tuple[Path, ...]
-    annotations: tuple[Path, ...]  # one for each frame
-
-    def truth(self, index: int) -> NDArray[np.uint8]:
-        """Return the ids of a frame ``(H, W)``."""
-        return read_mask(self.annotations[index], binary=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """Where the official archives put their files."""
-
-    root: Path
-    split: str
-
-    def videos(self, wanted: Sequence[str] | None) -> list[_Video]:
-        """Find the wanted videos, or all of the split."""
-        path = self._tree.require(self.root / "lists" / f"{self.split}_videos.txt")
-        listed = list(dict.fromkeys(path.read_text(encoding="utf-8").split()))
-        if not listed:
-            raise DatasetError(f"{path} lists no video. Get the official list again.")
-        return [self._video(name) for name in choose(listed, wanted, kind="videos", split=self.split)]
-
-    def _video(self, name: str) -> _Video:
-        frames = self._tree.images(self.root / "Images" / name, "000000000001.jpg")
-        masks = self.root / "Annotations" / "Category_ids" / name
-        return _Video(name, frames, tuple(self._tree.require(masks / f"{frame.stem}.png") for frame in frames))
-
-    @property
-    def _tree(self) -> Tree:
-        return Tree("VIP", _TREE.format(root=self.root, split=self.split), "Images")
-
-
 # ---------------------------------------------------------------- predictions
 
 
-def _follow(video: _Video, first_mask: NDArray[np.uint8], propagator: Propagator) -> LabelMaps:
+def _follow(video: VipVideo, first_mask: NDArray[np.uint8], propagator: Propagator) -> LabelMaps:
     """Yield the label map of every frame; where the first shows background only, all do."""
     if mask_ids(first_mask):
         return (masks.label_map() for masks in follow_masks(video.frames, first_mask, propagator))
@@ -193,12 +147,12 @@ class _Rules:
         if self.ignore_index is not None and not 0 <= self.ignore_index <= VOID:
             raise ValueError(f"ignore_index is {self.ignore_index}: it must be 0 to {VOID}, or None.")
 
-    def first_mask(self, video: _Video) -> NDArray[np.uint8]:
+    def first_mask(self, video: VipVideo) -> NDArray[np.uint8]:
         """Return the first annotation as a mask to follow: ignored pixels give no class a share."""
         labels = video.truth(0)
         return np.where(labels == self.ignore_index, np.uint8(VOID), labels)
 
-    def confusion(self, video: _Video, index: int, prediction: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def confusion(self, video: VipVideo, index: int, prediction: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Count the pixels of one frame, ``(num_classes, num_classes)``."""
         truth = video.truth(index)
         try:
@@ -236,15 +190,15 @@ class Vip:
         videos: Sequence[str] | None = None,
     ) -> None:
         self._rules = _Rules(num_classes, ignore_index)
-        self.videos = _Layout(Path(root), split).videos(videos)
+        self.videos = VipLayout(Path(root), split).videos(videos)
         self.source = {"dataset": "VIP", "ignore_index": str(ignore_index)}
         self._details = {"split": split, "num_classes": num_classes, "ignore_index": ignore_index}
 
-    def place(self, video: _Video) -> str:
+    def place(self, video: VipVideo) -> str:
         """Return the folder of a video's results."""
         return video.name
 
-    def paths(self, folder: Path, video: _Video) -> list[Path]:
+    def paths(self, folder: Path, video: VipVideo) -> list[Path]:
         """Return the results, first frames included."""
         paths = [folder / video.name / annotation.name for annotation in video.annotations]
         for path in paths:
@@ -252,7 +206,7 @@ class Vip:
                 raise DatasetError(f"no {path}: results need a PNG for every annotation.")
         return paths
 
-    def follow(self, video: _Video, job: Job, tick: Tick) -> NDArray[np.int64]:
+    def follow(self, video: VipVideo, job: Job, tick: Tick) -> NDArray[np.int64]:
         """Predict a video and count its pixels."""
         propagator = Propagator(job.model, job.config, kernels=job.kernels)
         predictions = ticking(_follow(video, self._rules.first_mask(video), propagator), tick)
@@ -263,7 +217,7 @@ class Vip:
             write_masks([job.output / video.name], names, ([labels] for labels in predictions))
         return self.read(video, job.output, lambda: None)
 
-    def read(self, video: _Video, folder: Path, tick: Tick) -> NDArray[np.int64]:
+    def read(self, video: VipVideo, folder: Path, tick: Tick) -> NDArray[np.int64]:
         """Count the pixels of a video's ready results."""
         results = (read_mask(path, binary=False) for path in self.paths(folder, video))
         return self._count(video, ticking(results, tick))
@@ -286,7 +240,7 @@ class Vip:
         )
         return [result]
 
-    def _count(self, video: _Video, predictions: LabelMaps) -> NDArray[np.int64]:
+    def _count(self, video: VipVideo, predictions: LabelMaps) -> NDArray[np.int64]:
         # One label map at a time: a video's maps together are many.
         total = np.zeros((self._rules.num_classes, self._rules.num_classes), np.int64)
         for index, labels in zip(range(len(video.frames)), predictions, strict=True):

@@ -47,8 +47,8 @@ class VideoPairs(Dataset[Pairs]):
 
     The stream visits all clips in a new order each epoch. What a position holds depends on the configuration and the
     clips only: not on workers, processes, the cache or what was read before. Shards hold the same as the videos they
-    were made from: the same clips, frames and crops, and the same pixels where they were written as PNG and the videos are
-    read with the shards' short side and reader.
+    were made from: the same clips, frames and crops, and the same pixels where they were written as PNG and the
+    videos are read with the shards' short side and reader.
 
     A single image gives still pairs, whatever ``config.still_share`` says, and takes nothing from the videos beside it.
 
@@ -85,8 +85,8 @@ class VideoPairs(Dataset[Pairs]):
 
         Raises:
             DatasetError: this process met more unreadable clips than ``config.max_skipped`` allows. It counts each
-                once, and looks at those of a sample when the next one is asked for, so that whoever reads the samples can
-                name them first.
+                once, and looks at those of a sample when the next one is asked for, so that whoever reads the samples
+                can name them first.
         """
         check_share(self._skipped, len(self.clips), self.config.max_skipped)
         epoch, place = divmod(position, len(self.clips))

@@ -1,0 +1,150 @@
+"""What the options name, opened: the model, the rules, the propagator, the frames."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from siammae.config import PropagationConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from siammae.frames import VideoWriter
+    from siammae.network.model import SiamMAE
+    from siammae.network.timm_extractor import TimmExtractor
+    from siammae.propagation.propagator import KeypointPropagator, Propagator
+
+_P = TypeVar("_P", bound="Propagator | KeypointPropagator")
+
+
+def load_model(args: argparse.Namespace, name: str | None = None) -> SiamMAE | TimmExtractor:
+    """Load the model that the options name, or that ``name`` does."""
+    import torch
+
+    from siammae.network.model import SiamMAE
+    from siammae.network.timm_extractor import PREFIX, TimmExtractor
+
+    device, dtype = pick_device(args.device), getattr(torch, args.dtype)
+    name = name or args.model
+    if name.startswith(PREFIX):
+        return TimmExtractor.from_pretrained(name, device=device, dtype=dtype)
+    return SiamMAE.from_pretrained(name, device=device, dtype=dtype)
+
+
+def pick_device(name: str) -> str:
+    """Turn ``auto`` into the fastest device; a device that was asked for is never replaced.
+
+    Processes that torchrun started get a GPU each where no one is named.
+
+    Raises:
+        ValueError: the device is not there.
+    """
+    import torch
+
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        rank = os.environ.get("LOCAL_RANK")
+        return "cuda" if rank is None else f"cuda:{int(rank) % torch.cuda.device_count()}"
+    if name == "auto":
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}. Use --device cpu.") from error
+    return name
+
+
+def load_propagator(args: argparse.Namespace, kind: type[_P]) -> _P:
+    """Load the model and give it the rules that the options name."""
+    model = load_model(args)
+    return kind(model, propagation_config(args, model.propagation), kernels=args.kernels)
+
+
+def propagation_config(
+    args: argparse.Namespace, recommended: PropagationConfig | None, *, dataset: str = "davis"
+) -> PropagationConfig:
+    """Build the rules: a preset (public codes have one a data set) or the recommendation, changed by the options."""
+    preset = PropagationConfig.preset(args.preset, dataset=dataset) if args.preset else None
+    config = preset or recommended or PropagationConfig()
+    size = {} if args.short_side is None else {"resize": args.short_side, "resize_side": "short"}
+    return config.replace(**size, **propagation_changes(args))
+
+
+def propagation_changes(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields that the options change, the input size left out."""
+    names = ("top_k", "temperature", "radius", "queue_length")
+    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return changes | assignments(args.set)
+
+
+def as_assignments(changes: dict[str, Any]) -> list[str]:
+    """Write fields as the values of ``--set``."""
+    return [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in changes.items()]
+
+
+def assignments(texts: list[str]) -> dict[str, Any]:
+    """Turn the values of ``--set`` into fields.
+
+    Raises:
+        ValueError: one of them is not ``FIELD=VALUE``.
+    """
+    fields = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set {text}: it must be FIELD=VALUE.")
+        fields[name] = _json_or_text(value)
+    return fields
+
+
+def _json_or_text(value: str) -> Any:  # noqa: ANN401 -- any JSON value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value  # --set rounding=floor needs no quotes
+
+
+def read_clip(args: argparse.Namespace) -> dict[int, NDArray[np.uint8]]:
+    """Read the frames that the options name, by their numbers in the video; fewer where it ends before.
+
+    Raises:
+        ValueError: an option is out of range, or the video ends before ``--start``.
+    """
+    from siammae.frames import read_frames
+
+    for option, least in (("start", 0), ("frames", 1), ("gap", 1)):
+        if getattr(args, option) < least:
+            raise ValueError(f"--{option} is {getattr(args, option)}: it must be at least {least}.")
+    stop = args.start + (args.frames - 1) * args.gap + 1
+    frames = read_frames(args.video, start=args.start, stop=stop, step=args.gap)
+    return {args.start + place * args.gap: frame for place, frame in enumerate(frames)}
+
+
+@contextmanager
+def shown_frames(video: str, *, progress: bool) -> Iterator[Iterable[NDArray[np.uint8]]]:
+    """Read a video under a bar that is closed before an error is printed."""
+    from tqdm import tqdm
+
+    from siammae.frames import count_frames, read_frames
+
+    with tqdm(read_frames(video), total=count_frames(video), unit="frame", disable=not progress) as bar:
+        yield bar
+
+
+@contextmanager
+def overlay_writer(path: Path | None, video: str) -> Iterator[VideoWriter | None]:
+    """Open a video beside the results, at the source's frame rate; None where no one asked for one."""
+    from siammae.frames import VideoWriter, frame_rate
+
+    if path is None:
+        yield None
+        return
+    with VideoWriter(path, fps=frame_rate(video) or 25.0) as writer:
+        yield writer
