@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from siammae.pretraining.data.clips import Clip
 from siammae.pretraining.data.shards import INDEX_FILE, find_index, read_index, scan_shard
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv")
+_ANY_BYTES = "surrogateescape"  # names of files need not be UTF-8
 _COLUMNS = ("path", "start", "stop")
 
 
@@ -25,26 +27,33 @@ def find_clips(source: PathLike) -> list[Clip]:
             both); a folder of shards written by ``siammae shard``, or one of its ``.tar`` files; a ``.txt`` file with
             one path a line; a ``.csv`` file with the header ``path,start,stop``, the times in seconds and empty where
             a clip begins or ends with its file; or one video or image. The paths of a list or a table are relative to
-            it and inside its folder.
+            it and inside its folder, by their text: ``..`` may not lead out of it. Links to files are followed
+            wherever they lead, in a folder and in a list, and the clip is named after the link; linked folders are
+            not searched. Names of any bytes will do; FIFOs and devices are no clips.
 
     Returns:
         Clips in sorted order (folder), or as listed. Their names differ, and stay when the whole source is moved.
 
     Raises:
         FileNotFoundError: the source or a listed file does not exist.
-        ValueError: there is no clip in it, a listed path leaves the list's folder, a clip is listed twice, or a line
-            of a table is malformed.
+        ValueError: there is no clip in it, it is neither file nor folder, a listed path leaves the list's folder, a
+            clip is listed twice, or a line of a table is malformed.
         DatasetError: a folder of shards is unfinished, or a shard damaged.
     """
     root = Path(source)
     if not root.exists():
         raise FileNotFoundError(f"no file or folder {root}: pass a folder of videos, a .txt or .csv list or a video.")
+    if not root.is_dir() and not root.is_file():
+        raise ValueError(f"{root} is neither a file nor a folder: pass a folder of videos, a list or a video.")
     if root.is_dir():
         clips = read_index(index) if (index := find_index(root)) else _search(root)
     elif root.suffix == ".tar":
         clips = scan_shard(root)
     elif root.suffix in (".txt", ".csv"):
-        clips = list(_read_list(root) if root.suffix == ".txt" else _read_table(root))
+        try:
+            clips = list(_read_list(root) if root.suffix == ".txt" else _read_table(root))
+        except csv.Error as error:
+            raise ValueError(f"{root} is no table: {error}. It must be path,start,stop in plain text.") from error
         _check_names(root, clips)
     else:
         clips = [_clip(root.name, root)]
@@ -88,28 +97,28 @@ def _search(root: Path) -> list[Clip]:
 
 
 def _read_list(file: Path) -> Iterator[Clip]:
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8", errors=_ANY_BYTES).split("\n"):
         if (name := line.strip()) and not name.startswith("#"):
             path = _listed(file, name)
             yield _clip(_relative(file, path), path)
 
 
 def _listed(file: Path, name: str) -> Path:
-    folder = file.parent.resolve()
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder):
+    folder = file.parent.absolute()
+    path = Path(os.path.normpath(folder / name))
+    if not path.is_relative_to(os.path.normpath(folder)):
         raise ValueError(f"{file} lists {name!r}, which leaves {folder}. Put the list above the videos.")
-    if not path.is_file():
+    if "\0" in name or not path.is_file():
         raise FileNotFoundError(f"{file} lists {name!r}, but there is no file {path}.")
     return path
 
 
 def _relative(file: Path, path: Path) -> str:
-    return path.relative_to(file.parent.resolve()).as_posix()
+    return path.relative_to(os.path.normpath(file.parent.absolute())).as_posix()
 
 
 def _read_table(file: Path) -> Iterator[Clip]:
-    with file.open(encoding="utf-8-sig", newline="") as text:
+    with file.open(encoding="utf-8-sig", errors=_ANY_BYTES, newline="") as text:
         rows = csv.DictReader(text, skipinitialspace=True, restkey="more")
         columns = tuple(rows.fieldnames or ())
         if "path" not in columns or not set(columns) <= set(_COLUMNS) or len(set(columns)) < len(columns):
