@@ -64,8 +64,10 @@ class _Careful(Dataset[Pairs | SiamMAEError]):
     def __getitem__(self, position: int) -> Pairs | SiamMAEError:
         try:
             return self._stream[position]
+        except SiamMAEError as error:
+            return error
         except Exception as error:
-            ours = error if isinstance(error, SiamMAEError) else WorkerError(f"reading failed: {said(error)}")
+            ours = WorkerError(f"reading failed: {said(error)}")
             ours.add_note(traceback.format_exc())
             return ours
 
