@@ -72,7 +72,7 @@ def list_pages(path: Path, leave_out: Collection[PathLike] = (), *, notice: bool
 
 def _images_of(folder: Path, leave_out: Collection[Path], notice: bool) -> list[Path]:
     """Return the frames of a folder in natural order; what may be frames of two videos is refused."""
-    files = [file for file in folder.iterdir() if file.name[0] != "." and file.is_file()]
+    files = [file for file in folder.iterdir() if file.name[0] != "." and not file.is_dir()]
     files = [file for file in files if not leave_out or file.resolve() not in leave_out]
     kinds = Counter(_format(file) for file in files)
     images = sorted((file for file in files if file.suffix.lower() in PICTURE_SUFFIXES), key=_natural)
@@ -120,7 +120,7 @@ def _page_numbers(path: Path) -> Sequence[int]:
     if path.suffix.lower() not in _WITH_PAGES:
         return (0,)
     try:
-        image = Image.open(path)
+        image = _open(path)
     except Exception:  # as in _explained
         return (0,)
     with image, _explained(str(path), 0):
@@ -130,6 +130,12 @@ def _page_numbers(path: Path) -> Sequence[int]:
         return range(1 if image.format == "PNG" and image.info.get("default_image") else 0, count)
 
 
+def _open(path: Path) -> Image.Image:
+    if path.exists() and not path.is_file():
+        raise VideoReadError(f"{path} is no file: it must be an image.")  # a pipe would be waited for
+    return Image.open(path)
+
+
 def _is_extra(image: Image.Image, number: int) -> bool:
     """Tell a TIFF's reduced copies and masks from pages of their own."""
     image.seek(number)
@@ -137,14 +143,14 @@ def _is_extra(image: Image.Image, number: int) -> bool:
     return bool(tags.get(_SUBFILE_TYPE, 0) & _REDUCED_OR_MASK)
 
 
-def page_rate(first: Page) -> float:
+def page_rate(pages: Sequence[Page]) -> float:
     """Return the frames per second of an animated image by how long its first page is shown, 0 if it does not say."""
-    path = first.path
-    if path.suffix.lower() not in _WITH_PAGES:
+    if len(pages) < 2:
         return 0.0
-    with _explained(str(path), 0), Image.open(path) as image:
+    path, first = pages[0]
+    with _explained(str(path), 0), _open(path) as image:
         check_area(image.size[::-1], str(path))
-        image.seek(first.number)
+        image.seek(first)
         image.load()  # WebP says it with the picture
         milliseconds = float(image.info.get("duration", 0))
     return 1000 / milliseconds if milliseconds > 0 else 0.0
@@ -157,7 +163,7 @@ def read_pages(pages: Sequence[Page], picks: Iterable[int]) -> Iterator[tuple[in
         try:
             for index in numbers:
                 with _explained(str(path), index):
-                    image = image or Image.open(path)
+                    image = image or _open(path)
                     image.seek(pages[index].number)
                     frame = _decode(image, str(path), index)
                 yield index, frame
@@ -178,7 +184,7 @@ def open_page(path: Path) -> Image.Image:
     Raises:
         VideoReadError: it does not decode, is too large, or has several pages.
     """
-    with _explained(str(path), 0), Image.open(path) as image:
+    with _explained(str(path), 0), _open(path) as image:
         check_area(image.size[::-1], str(path))
         if len(pages := _page_numbers(path)) > 1:
             raise VideoReadError(f"{path} has {len(pages)} pages: it must have one. Save the one that is meant.")

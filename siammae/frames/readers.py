@@ -129,7 +129,7 @@ class _ImageReader:
 
     def __init__(self, path: Path) -> None:
         self._pages = list_pages(path) or []
-        self.frame_count, self.frame_rate = len(self._pages), page_rate(self._pages[0])
+        self.frame_count, self.frame_rate = len(self._pages), page_rate(self._pages)
 
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         yield from read_pages(self._pages, (number for number in numbers if number < self.frame_count))

@@ -99,7 +99,7 @@ def frame_rate(video: VideoSource) -> float | None:
     if not isinstance(video, str | os.PathLike) or Path(video).is_dir():
         return None
     pages = list_pages(Path(video))
-    return (video_header(Path(video), "CAP_PROP_FPS") if pages is None else page_rate(pages[0])) or None
+    return (video_header(Path(video), "CAP_PROP_FPS") if pages is None else page_rate(pages)) or None
 
 
 def _open(video: VideoSource, picks: range, leave_out: Collection[PathLike]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
