@@ -99,7 +99,7 @@ class StillPropagator:
         if type(self).frames >= self.fail_at:
             raise RuntimeError("out of memory")
         type(self).frames += 1
-        self.mask = self.mask if mask is None else mask
+        self.mask = self.mask if mask is None else np.asarray(mask)
         return SimpleNamespace(label_map=lambda: self.mask)
 
 
