@@ -10,8 +10,10 @@ import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from siammae.checkpoints.tensors import check_tensors, get_again, read_header, read_tensors, save_tensors
@@ -122,14 +124,15 @@ def _download(
     return config.parent
 
 
-def hub_errors() -> tuple[type[Exception], ...]:
-    """Return what is raised when the Hub refuses or is out of reach, whichever HTTP client its library uses."""
+def loading_errors() -> tuple[type[Exception], ...]:
+    """Return what others raise when the Hub refuses, is out of reach, or gave a damaged file, by any HTTP client."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     client_error = cast("type[Exception]", HfHubHTTPError.__bases__[0])  # also the base of failed connections
     client = sys.modules[client_error.__module__.partition(".")[0]]
     bad_address = getattr(client, "InvalidURL", client_error)  # of a proxy; a SOCKS proxy brings ImportError
-    return client_error, bad_address, HfHubHTTPError, HFValidationError, OSError, ImportError
+    unreachable = (client_error, bad_address, HfHubHTTPError, HFValidationError, OSError, ImportError)
+    return (*unreachable, SafetensorError, UnpicklingError, EOFError)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
