@@ -6,8 +6,8 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,6 +19,7 @@ from torch import Tensor
 from siammae.checkpoints.tensors import check_tensors, get_again, read_header, read_tensors, save_tensors
 from siammae.errors import CheckpointError, name_some, one_line
 from siammae.frames import PathLike
+from siammae.outputs import whole
 
 DEFAULT_WEIGHTS = "siammae-ti8"
 FORMAT_VERSION = 1
@@ -192,16 +193,16 @@ def write_checkpoint(folder: PathLike, config: Mapping[str, Any], tensors: Mappi
         The folder.
     """
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as temporary:
-        parts = Path(temporary)
-        save_tensors(contiguous, parts / WEIGHTS_FILE, {"format": "pt"})
-        (parts / CARD_FILE).write_text(card, encoding="utf-8")
-        stored = {"format_version": FORMAT_VERSION, **config}
-        (parts / CONFIG_FILE).write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
-        for file in (WEIGHTS_FILE, CARD_FILE, CONFIG_FILE):  # the config last: without it the folder is no checkpoint
-            (parts / file).replace(target / file)
+    stored = {"format_version": FORMAT_VERSION, **config}
+    # The last one gets its name first, and the config its own last: without it the folder is no checkpoint.
+    with ExitStack() as parts:
+        for_config, for_card, for_weights = (
+            parts.enter_context(whole(target / file)) for file in (CONFIG_FILE, CARD_FILE, WEIGHTS_FILE)
+        )
+        save_tensors(contiguous, for_weights, {"format": "pt"})
+        for_card.write_text(card, encoding="utf-8")
+        for_config.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
     return target
 
 

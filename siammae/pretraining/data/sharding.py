@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from tqdm import tqdm
 
-from siammae.errors import DatasetError
+from siammae.errors import DatasetError, printable
 from siammae.frames import PathLike, encode_image, require_reader
 from siammae.pretraining.data.clips import Clip, Skipped
 from siammae.pretraining.data.open_clip import OpenClip
@@ -242,7 +242,7 @@ class _Writer:
         if self._tar is not None:
             self._close_tar()
         if not self._shards:
-            some = "".join(f"\n  {name}: {reason}" for name, reason in self.skipped[:5])
+            some = "".join(f"\n  {printable(name)}: {reason}" for name, reason in self.skipped[:5])
             raise DatasetError(f"none of the {self._total} clips can be read:{some}")
         self._write(INDEX_FILE)
         (self._folder / PROGRESS_FILE).unlink(missing_ok=True)
