@@ -86,8 +86,10 @@ def convert_checkpoint(
 ) -> ConversionReport:
     """Turn another project's checkpoint into a folder that :meth:`SiamMAE.from_pretrained` loads.
 
-    Pickles are read by ``torch.load(weights_only=True)``: no code from the file runs. Every tensor is mapped, or
-    dropped with a reason in the report and the model card; one that is not understood stops the conversion.
+    Pickles are read by ``torch.load(weights_only=True)``: no code from the file runs. Files that unpack to more than
+    four times their size or hold more than 20,000 tensors are refused, and no memory is taken for the network before
+    all shapes fit. Every tensor is mapped, or dropped with a reason in the report and the model card; one that is not
+    understood stops the conversion.
 
     Args:
         file: ``.pth``, ``.pt``, ``.bin`` or ``.safetensors``.
