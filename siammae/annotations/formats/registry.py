@@ -1,0 +1,38 @@
+"""All formats, in the order in which a file is held against them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from siammae.annotations.formats.davis import DAVIS
+from siammae.annotations.formats.format import Format
+from siammae.annotations.formats.youtube_vos import YOUTUBE_VOS
+
+FORMATS: tuple[Format, ...] = (YOUTUBE_VOS, DAVIS)
+
+
+def find_format(name: str) -> Format:
+    """Return the format of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for one in FORMATS:
+        if one.name == name:
+            return one
+    raise ValueError(f"no format {name!r}: known are {', '.join(one.name for one in FORMATS)}.")
+
+
+def recognise(path: Path) -> Format:
+    """Return the format that a file or folder is in, by looking at it.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: it looks like none of them.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no labels at {path}.")
+    for one in FORMATS:
+        if one.read is not None and one.recognise(path):
+            return one
+    raise ValueError(f"{path} looks like no known format of labels. Name one: siammae formats lists them.")
