@@ -68,7 +68,11 @@ def read_annotations(
         raise ValueError(f"{found.name} is written but not read.")
     if not path.exists():
         raise FileNotFoundError(f"no labels at {path}.")
-    return found.read(path, _opening(video, size, sequence))
+    opening = _opening(video, size, sequence)
+    try:
+        return found.read(path, opening)
+    except (TypeError, KeyError, AttributeError, IndexError) as error:  # a value of a kind that no one thought of
+        raise ValueError(f"{path} is not laid out as {found.name}: {error}.") from error
 
 
 def write_annotations(path: PathLike, annotations: Annotations, *, format: str) -> Written:
