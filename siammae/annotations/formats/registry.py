@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from siammae.annotations.formats.coco import COCO
+from siammae.annotations.formats.cvat import CVAT
 from siammae.annotations.formats.davis import DAVIS
 from siammae.annotations.formats.format import Format
 from siammae.annotations.formats.mots import MOTS
 from siammae.annotations.formats.youtube_vis import YOUTUBE_VIS
 from siammae.annotations.formats.youtube_vos import YOUTUBE_VOS
 
-FORMATS: tuple[Format, ...] = (YOUTUBE_VOS, DAVIS, COCO, YOUTUBE_VIS, MOTS)
+FORMATS: tuple[Format, ...] = (YOUTUBE_VOS, DAVIS, COCO, YOUTUBE_VIS, MOTS, CVAT)
 
 
 def find_format(name: str) -> Format:
