@@ -69,9 +69,8 @@ class _Content:
         self.shapes.append(_Shape(index, shape.tag, owner, person, dict(shape.attrib), self._parts(shape)))
 
     def _image(self, image: Any) -> int:  # noqa: ANN401
-        size = check_size(
-            *(whole_number(image.get(side), side, self.place) for side in ("height", "width")), self.place
-        )
+        height, width = (whole_number(image.get(side), side, self.place) for side in ("height", "width"))
+        size = check_size(height, width, self.place)
         self.size = same_size(size, self.size, self.place)
         if self.opening.frame_names:
             return self.opening.frame_index(image.get("name") or "", self.place)
@@ -86,10 +85,8 @@ class _Content:
 
     def _parts(self, shape: Any) -> _Parts:  # noqa: ANN401
         if shape.tag == "points":
-            return tuple(
-                (str(place), x, y, self._seen(shape))
-                for place, (x, y) in enumerate(self._pairs(shape.get("points")), 1)
-            )
+            places = enumerate(self._pairs(shape.get("points")), 1)
+            return tuple((str(place), x, y, self._seen(shape)) for place, (x, y) in places)
         joints = []
         for part in shape if shape.tag == "skeleton" else ():
             if part.tag == "points":
@@ -125,8 +122,8 @@ class _Content:
         if several and max(met.values()) > 1:
             (frame, label), _ = met.most_common(1)[0]
             raise ValueError(
-                f"{self.place}: frame {frame} has several {label!r} that are neither grouped nor tracks: which is which "
-                "in the next frame cannot be told. Group each object's shapes in CVAT."
+                f"{self.place}: frame {frame} has several {label!r} that are neither grouped nor tracks: which is "
+                "which in the next frame cannot be told. Group each object's shapes in CVAT."
             )
         ids = {
             owner: whole_number(owner[0].removeprefix("group "), "a group_id", self.place, least=1)
@@ -203,23 +200,13 @@ def _read(path: Path, opening: Opening) -> Annotations:
     content = _Content(path, opening, opening.size)
     parents: list[Any] = []
     for event, element in _events(path):
+        nests = element.tag in ("track", "image", "skeleton")
         if event == "start":
-            if element.tag in ("track", "image", "skeleton"):
-                parents.append(element)
+            parents += [element] if nests else []
             continue
-        if element.tag in ("track", "image", "skeleton"):
+        if nests:
             parents.pop()
-        parent = parents[-1] if parents else None
-        if element.tag == "original_size" or element.tag == "size":
-            _meta(element, content)
-        if parent is None or parent.tag == "skeleton":
-            continue
-        if element.tag in _SHAPES:
-            content.add(element, parent)
-            content.tracks.add(parent.get("task_id", ""))
-        elif element.tag in _OTHER:
-            content.skipped[element.tag] += 1
-        element.clear()
+        _take(element, parents[-1] if parents else None, content)
     if len(content.tracks) > 1:
         raise ValueError(
             f"{path} holds {len(content.tracks)} tasks, whose frames cannot be told apart. Export one task."
@@ -227,6 +214,21 @@ def _read(path: Path, opening: Opening) -> Annotations:
     for kind, count in content.skipped.items():
         _log.warning("%s: %d of the kind <%s> are neither masks nor keypoints; left out.", path, count, kind)
     return _annotations(content)
+
+
+def _take(element: Any, parent: Any, content: _Content) -> None:  # noqa: ANN401
+    """Take in an element that is complete, and let go of it."""
+    if element.tag in ("original_size", "size"):
+        _meta(element, content)
+    if parent is None or parent.tag == "skeleton":
+        return
+    if element.tag in _SHAPES:
+        content.add(element, parent)
+        content.tracks.add(parent.get("task_id", ""))
+        element.clear()
+    elif element.tag in _OTHER:
+        content.skipped[element.tag] += 1
+        element.clear()
 
 
 def _annotations(content: _Content) -> Annotations:

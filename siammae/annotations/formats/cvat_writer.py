@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import XMLGenerator
+from xml.sax.xmlreader import AttributesImpl
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class _Xml:
     @contextmanager
     def element(self, name: str, attributes: Mapping[str, object] | None = None) -> Iterator[None]:
         clean = {key: str(value).translate(_CONTROL) for key, value in (attributes or {}).items()}
-        self._generator.startElement(name, clean)
+        self._generator.startElement(name, AttributesImpl(clean))
         yield
         self._generator.endElement(name)
         self._generator.characters("\n")
@@ -106,16 +107,18 @@ def _write_mask(xml: _Xml, frame: FrameLabels, mask: NDArray[np.bool_]) -> None:
 
 
 def _write_skeleton(xml: _Xml, frame: FrameLabels, some: Keypoints, joints: tuple[str, ...]) -> None:
-    source = {True: {"source": "manual"}, False: {"source": "auto"}, None: {}}[frame.by_person]
-    with xml.element("skeleton", {"frame": frame.index, "keyframe": 1, "z_order": 0} | source):
+    attributes: dict[str, object] = {"frame": frame.index, "keyframe": 1, "z_order": 0}
+    if frame.by_person is not None:
+        attributes["source"] = "manual" if frame.by_person else "auto"
+    with xml.element("skeleton", attributes):
         for name, (x, y), visibility in zip(joints, some.points, some.visibility, strict=True):
             missing = visibility == Visibility.MISSING
-            attributes = {
+            joint = {
                 "label": name,
                 "keyframe": 1,
                 "outside": int(missing),
                 "occluded": int(visibility == Visibility.HIDDEN),
                 "points": "0.00,0.00" if missing else f"{x + 0.5:.4f},{y + 0.5:.4f}",
             }
-            with xml.element("points", attributes):
+            with xml.element("points", joint):
                 pass

@@ -7,12 +7,15 @@ from pathlib import Path
 from siammae.annotations.formats.coco import COCO
 from siammae.annotations.formats.cvat import CVAT
 from siammae.annotations.formats.davis import DAVIS
+from siammae.annotations.formats.deeplabcut import DEEPLABCUT
 from siammae.annotations.formats.format import Format
 from siammae.annotations.formats.mots import MOTS
+from siammae.annotations.formats.stacks import NPY, TIFF
+from siammae.annotations.formats.tracks_csv import TRACKS
 from siammae.annotations.formats.youtube_vis import YOUTUBE_VIS
 from siammae.annotations.formats.youtube_vos import YOUTUBE_VOS
 
-FORMATS: tuple[Format, ...] = (YOUTUBE_VOS, DAVIS, COCO, YOUTUBE_VIS, MOTS, CVAT)
+FORMATS: tuple[Format, ...] = (YOUTUBE_VOS, DAVIS, COCO, YOUTUBE_VIS, MOTS, CVAT, DEEPLABCUT, TRACKS, NPY, TIFF)
 
 
 def find_format(name: str) -> Format:

@@ -2,12 +2,19 @@
 
 from dataclasses import replace
 
+import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
 from siammae.annotations.model import Annotations, FrameLabels, Keypoints, VideoObject
 
 SIZE = (9, 14)
+
+
+def given(*strategies):
+    """Like hypothesis's, the same examples each time and no clock: a first call may import what is slow to load."""
+    settings = hypothesis.settings(deadline=None, max_examples=40, derandomize=True, database=None)
+    return lambda test: settings(hypothesis.given(*strategies)(test))
 
 
 def video(frames, **known):

@@ -3,14 +3,13 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from siammae.annotations.files import read_annotations, write_annotations
 from siammae.annotations.formats.registry import recognise
 from siammae.annotations.model import FrameLabels, Keypoints, VideoObject
 
-from .labels import SIZE, assert_same, keypoints, masks, renamed, video
+from .labels import SIZE, assert_same, given, keypoints, masks, renamed, video
 
 tools = pytest.importorskip("pycocotools.coco")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of its decode

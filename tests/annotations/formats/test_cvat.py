@@ -1,12 +1,11 @@
 import numpy as np
 import pytest
-from hypothesis import given
 
 from siammae.annotations.files import read_annotations, write_annotations
 from siammae.annotations.formats.registry import recognise
 from siammae.annotations.model import FrameLabels, VideoObject
 
-from .labels import SIZE, assert_same, keypoints, masks, renamed, video
+from .labels import SIZE, assert_same, given, keypoints, masks, renamed, video
 
 pytest.importorskip("defusedxml")
 META = "<meta><task><size>9</size><original_size><width>14</width><height>9</height></original_size></task></meta>"
@@ -60,7 +59,10 @@ def test_cvat_point_in_the_middle_of_the_first_pixel_is_at_zero(tmp_path):
 
 def test_cvat_reads_polygon_tracks_and_masks_of_a_label_and_says_what_it_leaves_out(tmp_path, caplog):
     polygon = '<polygon frame="{}" keyframe="1" outside="0" points="1.00,2.00;4.00,2.00;4.00,5.00;1.00,5.00"/>'
-    mask = '<track id="{0}" label="cat"><mask frame="{0}" keyframe="1" outside="0" rle="1, 2, 3" left="2" top="1" width="3" height="2"/></track>'
+    mask = (
+        '<track id="{0}" label="cat"><mask frame="{0}" keyframe="1" outside="0" rle="1, 2, 3" left="2" top="1" '
+        'width="3" height="2"/></track>'
+    )
     labels = read(
         tmp_path,
         f'<track id="0" label="dog">{polygon.format(1)}{polygon.format(2)}</track>{mask.format(1)}{mask.format(2)}'
@@ -83,7 +85,10 @@ def test_cvat_for_images_is_read(tmp_path):
     assert [(frame.index, sorted(frame.masks), frame.by_person) for frame in frames] == [(0, [1], True), (7, [1], True)]
 
 
-MASK = '<track id="{}" label="dog"{}><mask frame="{}" keyframe="1" rle="{}" left="0" top="0" width="2" height="2"/></track>'
+MASK = (
+    '<track id="{}" label="dog"{}>'
+    '<mask frame="{}" keyframe="1" rle="{}" left="0" top="0" width="2" height="2"/></track>'
+)
 
 
 @pytest.mark.parametrize(

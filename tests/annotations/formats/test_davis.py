@@ -2,14 +2,13 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
 from PIL import Image
 
 from siammae.annotations.files import read_annotations, write_annotations
 from siammae.annotations.formats.registry import recognise
 from siammae.annotations.model import FrameLabels, VideoObject
 
-from .labels import SIZE, assert_same, masks, video
+from .labels import SIZE, assert_same, given, masks, video
 
 
 @given(masks())

@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
-from hypothesis import given
 from PIL import Image
 
 from siammae.annotations.files import read_annotations, write_annotations
 from siammae.annotations.formats.registry import recognise
 from siammae.annotations.model import FrameLabels, VideoObject
 
-from .labels import SIZE, assert_same, masks, renamed, video
+from .labels import SIZE, assert_same, given, masks, renamed, video
 
 tools = pytest.importorskip("pycocotools.mask")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of its decode

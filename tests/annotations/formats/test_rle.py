@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from siammae.annotations.formats.polygons import fill_polygons
 from siammae.annotations.formats.rle import decode, encode, fill, runs_of, text_runs
+
+from .labels import given
 
 tools = pytest.importorskip("pycocotools.mask")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of its decode
