@@ -116,7 +116,9 @@ def _bitmap(
     """Unpack a PNG of the part between two corners, both included."""
     left, top = (whole_number(value, "a corner of a mask", path) for value in points[0])
     try:
-        with Image.open(io.BytesIO(base64.b64decode(entry(shape, "mask", path, str), validate=True)), formats=["PNG"]) as png:
+        with Image.open(
+            io.BytesIO(base64.b64decode(entry(shape, "mask", path, str), validate=True)), formats=["PNG"]
+        ) as png:
             check_size(png.height, png.width, path)
             inner = np.asarray(png) > 0
     except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:
@@ -139,7 +141,8 @@ def _read(path: Path, opening: Opening) -> Annotations:
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"{path} has no JSON of labelme.")
-    size, placed = opening.size, {}
+    size = opening.size
+    placed: dict[int, Path] = {}
     owners: dict[_Owner, None] = {}
     joints: dict[str, None] = {}
     for file in files:
@@ -173,10 +176,14 @@ def _number(owners: list[_Owner], groups: dict[int | None, str]) -> dict[_Owner,
 
 def _check_single(shapes: list[Mapping[str, Any]], path: Path) -> None:
     """Refuse shapes of which no one can tell which object of the next image they are."""
-    loose = Counter(shape["label"] for shape in shapes if shape.get("group_id") is None and shape["shape_type"] != "point")
+    loose = Counter(
+        shape["label"] for shape in shapes if shape.get("group_id") is None and shape["shape_type"] != "point"
+    )
     for label, count in loose.items():
         if count > 1:
-            raise ValueError(f"{path} has {count} {label!r} without group_id: give each object the same one in all images.")
+            raise ValueError(
+                f"{path} has {count} {label!r} without group_id: give each object the same one in all images."
+            )
 
 
 LABELME = Format(

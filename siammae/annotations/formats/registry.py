@@ -9,13 +9,30 @@ from siammae.annotations.formats.cvat import CVAT
 from siammae.annotations.formats.davis import DAVIS
 from siammae.annotations.formats.deeplabcut import DEEPLABCUT
 from siammae.annotations.formats.format import Format
+from siammae.annotations.formats.label_studio import LABEL_STUDIO
+from siammae.annotations.formats.labelme import LABELME
 from siammae.annotations.formats.mots import MOTS
 from siammae.annotations.formats.stacks import NPY, TIFF
 from siammae.annotations.formats.tracks_csv import TRACKS
+from siammae.annotations.formats.yolo import YOLO
 from siammae.annotations.formats.youtube_vis import YOUTUBE_VIS
 from siammae.annotations.formats.youtube_vos import YOUTUBE_VOS
 
-FORMATS: tuple[Format, ...] = (YOUTUBE_VOS, DAVIS, COCO, YOUTUBE_VIS, MOTS, CVAT, DEEPLABCUT, TRACKS, NPY, TIFF)
+FORMATS: tuple[Format, ...] = (
+    YOUTUBE_VOS,
+    DAVIS,
+    COCO,
+    YOUTUBE_VIS,
+    MOTS,
+    CVAT,
+    DEEPLABCUT,
+    TRACKS,
+    NPY,
+    TIFF,
+    LABELME,
+    YOLO,
+    LABEL_STUDIO,
+)
 
 
 def find_format(name: str) -> Format:

@@ -1,11 +1,12 @@
 """YOLO segmentation text: a file for each image, a line ``class x y x y ...`` for each piece, sizes as 1.
 
-Source: docs.ultralytics.com/datasets/segment; ultralytics/data/utils.py, ``polygon2mask``: corners are cut down to whole
-pixels and filled with their outline by OpenCV, so we write the middle of pixels: 0.5 of the first.
+Source: docs.ultralytics.com/datasets/segment; ultralytics/data/utils.py, ``polygon2mask``: corners are cut down to
+whole pixels and filled with their outline by OpenCV, so we write the middle of pixels: 0.5 of the first.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from siammae.annotations.model import Annotations, FrameLabels, VideoObject
 from siammae.frames.outlines import fill_outline, outlines
 
 _NAMES = "data.yaml"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class _File:
 
     def _piece(self, fields: list[str], place: str) -> tuple[int, NDArray[np.bool_]]:
         if len(fields) < 7 or len(fields) % 2 == 0:
-            raise ValueError(f"{place} has {len(fields)} numbers: it must be class x y x y and so on, three corners or more.")
+            raise ValueError(
+                f"{place} has {len(fields)} numbers: it must be class x y x y and so on, three corners or more."
+            )
         corners = np.array([finite(field, "a corner", place) for field in fields[1:]]).reshape(-1, 2)
         if corners.min() < 0 or corners.max() > 1:
             raise ValueError(f"{place}: a corner is {corners.min()} or {corners.max()}: they must be 0 to 1.")
@@ -79,23 +83,34 @@ def _names(path: Path) -> list[str]:
 
 
 def _write(path: Path, annotations: Annotations) -> None:
-    path.mkdir(parents=True)
-    (path / "labels").mkdir()
-    classes: dict[str, int] = {one.category: 0 for one in annotations.objects if one.category}
-    classes = {name: number for number, name in enumerate(classes)}
+    (path / "labels").mkdir(parents=True)
+    described = dict.fromkeys(one.category for one in annotations.objects if one.category)
+    classes = {name: number for number, name in enumerate(described)}
+    filled = shared = 0
     for frame in annotations:
         lines = []
-        for key, mask in sorted(frame.masks.items()):
-            name = annotations.object(key).category or f"object {key}"
-            number = classes.setdefault(name, len(classes))
-            scale = np.array([mask.shape[1], mask.shape[0]])
-            for outline in outlines(mask):
-                corners = ((outline + 0.5) / scale).ravel()
-                lines.append(f"{number} {' '.join(f'{corner:.8f}' for corner in corners)}\n")
+        named = {key: annotations.object(key).category or f"object {key}" for key in sorted(frame.masks)}
+        shared += len(set(named.values())) < len(named)
+        for key, name in named.items():
+            number, mask = classes.setdefault(name, len(classes)), frame.masks[key]
+            pieces = outlines(mask)
+            lines += [_line(number, piece, mask.shape) for piece in pieces]
+            filled += any((fill_outline(piece, (mask.shape[0], mask.shape[1])) & ~mask).any() for piece in pieces)
         file = inside(path / "labels", f"{frame.name or f'{frame.index:06d}'}.txt")
         file.write_text("".join(lines), "utf-8")
     rows = "".join(f"  {number}: '{_clean(name)}'\n" for name, number in classes.items())
     (path / _NAMES).write_text(f"names:\n{rows}", "utf-8")
+    for count, what in (
+        (filled, "masks have holes, which are filled"),
+        (shared, "frames have several objects of a class"),
+    ):
+        if count:
+            _log.warning("yolo has no place for all: %d %s.", count, what)
+
+
+def _line(number: int, outline: NDArray[np.int32], size: tuple[int, ...]) -> str:
+    corners = (outline + 0.5) / (size[1], size[0])
+    return f"{number} {' '.join(f'{corner:.8f}' for corner in corners.ravel())}\n"
 
 
 def _clean(name: str) -> str:
