@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from siammae.annotations.formats.badja import BADJA
 from siammae.annotations.formats.coco import COCO
 from siammae.annotations.formats.cvat import CVAT
 from siammae.annotations.formats.davis import DAVIS
 from siammae.annotations.formats.deeplabcut import DEEPLABCUT
 from siammae.annotations.formats.format import Format
+from siammae.annotations.formats.jhmdb import JHMDB
 from siammae.annotations.formats.label_studio import LABEL_STUDIO
 from siammae.annotations.formats.labelme import LABELME
 from siammae.annotations.formats.mots import MOTS
+from siammae.annotations.formats.sleap import SLEAP
 from siammae.annotations.formats.stacks import NPY, TIFF
 from siammae.annotations.formats.tracks_csv import TRACKS
 from siammae.annotations.formats.yolo import YOLO
@@ -32,6 +35,9 @@ FORMATS: tuple[Format, ...] = (
     LABELME,
     YOLO,
     LABEL_STUDIO,
+    SLEAP,
+    BADJA,
+    JHMDB,
 )
 
 
