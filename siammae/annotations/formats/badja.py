@@ -84,7 +84,7 @@ def _table(rows: list[object], width: int, path: Path) -> NDArray[np.float64]:
 BADJA = Format(
     name="badja",
     title="BADJA JSON: joints of animals",
-    pixels="y, x in pixels, drawn by OpenCV (benjiebob/BADJA): centres at whole numbers, as here; the axes are swapped.",
+    pixels="y, x in pixels, drawn by OpenCV (benjiebob/BADJA): centres at whole numbers, as here; axes are swapped.",
     recognise=_recognise,
     read=_read,
     limits="the 20 annotated joints of 37; those that are not visible are missing.",
