@@ -13,7 +13,7 @@ from siammae.frames.pasting import cut_piece, paste_piece
 from siammae.frames.readers import FrameReader, open_reader, require_reader
 from siammae.frames.reading import VideoSource, count_frames, frame_rate, read_frames
 from siammae.frames.rgb import FrameSource, resize_frame, shrink_frame, to_rgb, turned_crop
-from siammae.frames.writing import VideoWriter, encode_image, write_animation, write_image
+from siammae.frames.writing import VideoWriter, encode_image, write_animation, write_bytes, write_image
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -39,5 +39,6 @@ __all__ = [
     "to_rgb",
     "turned_crop",
     "write_animation",
+    "write_bytes",
     "write_image",
 ]

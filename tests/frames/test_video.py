@@ -264,7 +264,7 @@ def test_video_writer_when_misused_raises(tmp_path, write_video):
 
 def test_video_writer_when_opencv_cannot_encode_raises(tmp_path, write_video, monkeypatch):
     monkeypatch.setattr(cv2.VideoWriter, "isOpened", lambda _: False)
-    with pytest.raises(RuntimeError, match=r"OpenCV cannot write \(64, 48\) mp4v at 25.0 fps here"):
+    with pytest.raises(OSError, match=r"OpenCV cannot write .*, \(64, 48\) mp4v at 25.0 fps, here"):
         write_video()
     assert list(tmp_path.iterdir()) == []
 
