@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from siammae.cli.options import Commands, add_command, say
+from siammae.errors import printable
 
 _EXAMPLES = """Shards are uncompressed tar files in WebDataset's naming: a sample a clip, NUMBER.json with its name,
 frame rate and sizes, NUMBER.FRAME.jpg for each frame. From them training draws the pairs that it would draw from the
@@ -67,5 +68,5 @@ def run(args: argparse.Namespace) -> int:
     if report.skipped:
         say(f"skipped {len(report.skipped)} that cannot be read:")
         for name, reason in report.skipped:
-            say(f"  {name}: {reason}")
+            say(f"  {printable(name)}: {reason}")
     return 0
