@@ -1,8 +1,9 @@
 """Frames in: a path, folder, array, tensor, list or iterator becomes RGB uint8 ``(H, W, 3)``, one frame at a time.
 
 The container decides the layout, sizes never do: NumPy is channels-last, torch is channels-first. OpenCV's BGR never
-leaves this package. In the order of the data: ``files`` (video and image files), ``rgb`` (one frame), ``reading``
-(a whole video), ``readers`` (chosen frames of a file, by OpenCV, PyAV or torchcodec), ``flow`` (how two of
+leaves this package. In the order of the data: ``files`` (paths and images), ``containers`` (what a video file
+says of itself), ``rgb`` (one frame), ``reading`` (a whole video), ``readers`` (chosen frames of a file, by OpenCV,
+PyAV or torchcodec), ``flow`` (how two of
 them differ), ``pasting`` (pieces of one in another), ``writing`` (pictures and videos out).
 """
 
