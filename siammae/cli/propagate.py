@@ -11,6 +11,7 @@ from siammae.cli.inputs import load_propagator, overlay_writer, shown_frames
 from siammae.cli.options import Commands, add_command, add_model_options, add_propagation_options, add_video_argument
 
 if TYPE_CHECKING:
+    from siammae.frames import Backend
     from siammae.propagation.propagator import Propagator
 
 _MASKS = "[0-9]*.png"
@@ -42,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
     first_mask = read_mask(args.mask)
     propagator = load_propagator(args, Propagator)
     overlay = output / "overlay.mp4" if args.overlay else None
-    count = write_masks(propagator, args.video, first_mask, output, overlay=overlay, progress=not args.quiet)
+    count = write_masks(
+        propagator, args.video, first_mask, output, overlay=overlay, reader=args.reader, progress=not args.quiet
+    )
     print(f"{count} masks of objects {', '.join(map(str, propagator.object_ids))} in {output}/")
     if overlay:
         print(f"overlay video: {overlay}")
@@ -50,7 +53,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_masks(
-    propagator: Propagator, video: str, first_mask: object, output: Path, *, overlay: Path | None, progress: bool
+    propagator: Propagator,
+    video: str,
+    first_mask: object,
+    output: Path,
+    *,
+    overlay: Path | None,
+    reader: Backend = "auto",
+    progress: bool,
 ) -> int:
     """Follow a video and write each mask as soon as it is there; returns the number of frames.
 
@@ -61,13 +71,13 @@ def write_masks(
     from siammae.visualize import overlay_masks
 
     count, writer = 0, None
-    with shown_frames(video, progress=progress) as frames, ExitStack() as stack:
+    with shown_frames(video, reader, progress=progress) as frames, ExitStack() as stack:
         for frame in frames:
             result = propagator.step(frame, mask=first_mask if count == 0 else None)  # type: ignore[arg-type]
             labels = result.label_map()
             if count == 0:
                 _make_room(output)
-                writer = stack.enter_context(overlay_writer(overlay, video))
+                writer = stack.enter_context(overlay_writer(overlay, video, reader))
             write_mask(output / f"{count:05d}.png", labels)
             if writer:
                 writer.write(overlay_masks(frame, labels))

@@ -10,13 +10,14 @@ them differ), ``pasting`` (pieces of one in another), ``writing`` (pictures and 
 from siammae.frames.files import IMAGE_SUFFIXES, PathLike, VideoEndError, decode_image
 from siammae.frames.flow import find_flow
 from siammae.frames.pasting import cut_piece, paste_piece
-from siammae.frames.readers import FrameReader, open_reader, require_reader
+from siammae.frames.readers import Backend, FrameReader, open_reader, require_reader
 from siammae.frames.reading import VideoSource, count_frames, frame_rate, read_frames
 from siammae.frames.rgb import FrameSource, resize_frame, shrink_frame, to_rgb, turned_crop
 from siammae.frames.writing import VideoWriter, encode_image, write_animation, write_image
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "Backend",
     "FrameReader",
     "FrameSource",
     "PathLike",

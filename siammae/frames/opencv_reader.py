@@ -131,13 +131,9 @@ class OpenCVReader:
         name = HDR_TRANSFERS.get(transfer or 0)
         if name or (transfer in (None, 2) and 9 <= bits <= 16):
             kind = f"is HDR ({name})" if name else f"has {bits} bits a colour and may be HDR"
-            logger.warning(
-                "%s %s: OpenCV's colours of HDR differ from FFmpeg's by up to 40 levels. %s", self._path, kind, _OTHER
-            )
+            _warn_once(f"{self._path} {kind}, whose colours OpenCV shows up to 40 levels off those of FFmpeg. {_OTHER}")
         if not _is_audible():
-            logger.warning(
-                "FFmpeg's messages in OpenCV are not heard here: a failed conversion to RGB would pass. %s", _OTHER
-            )
+            _warn_once(f"FFmpeg's messages in OpenCV are not heard: a failed conversion to RGB would pass. {_OTHER}")
 
     def _refuse_frame(self, number: int) -> NoReturn:
         reason = next((line.strip() for line in self._ear.heard if _FAILURE.search(line)), "no picture")
@@ -234,6 +230,11 @@ def _is_audible() -> bool:
         path.write_bytes(b"\0\0\0\x10ftypisom\0\0\0\0")
         ear.hear(lambda: cv2.VideoCapture(str(path), cv2.CAP_FFMPEG))
     return any("moov" in line for line in ear.heard)
+
+
+@lru_cache(maxsize=1000)
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 def _require_name(path: Path) -> None:
