@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from PIL import Image
 
-from siammae.frames.files import declared_bytes
-from siammae.frames.images import PathLike
+from siammae.frames.containers import declared_bytes
+from siammae.frames.files import PathLike
 from siammae.frames.rgb import FrameSource, to_rgb
 from siammae.outputs import whole
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What the FFmpeg inside the opencv-python wheels can encode, H.264 is not among it; and the most frames a second: an
-# AVI loses frames above 600, WebM counts milliseconds.
-_CODECS = {".mp4": ("mp4v", 65535.0), ".avi": ("MJPG", 600.0), ".webm": ("VP90", 1000.0)}
+# What the FFmpeg inside the opencv-python wheels can encode, H.264 is not among it; and the most frames a second:
+# an AVI loses frames above 600, WebM counts milliseconds, and no reader believes more than 1000.
+_CODECS = {".mp4": ("mp4v", 1000.0), ".avi": ("MJPG", 600.0), ".webm": ("VP90", 1000.0)}
 _LEAST_RATE = 0.01
 _NUMERATOR = 65535  # of a frame rate in MPEG-4; OpenCV writes 29.97 as 2997/100, with at most three decimals
 
@@ -39,8 +39,8 @@ class VideoWriter:
 
     Args:
         path: ``.mp4`` (MPEG-4 part 2), ``.avi`` (Motion JPEG) or ``.webm`` (VP9, which browsers play too).
-        fps: frames per second, above 0; rounded to what the format can say, from 0.01 to 65535 (MP4), 600 (AVI) or 1000
-            (WebM) with at most three decimals.
+        fps: frames per second, above 0; rounded to what the format can say, from 0.01 to 1000, or 600 in AVI, with
+            at most three decimals.
 
     Attributes:
         fps: frames per second in the file.
