@@ -54,6 +54,7 @@ class Propagator(_Propagator):
         self, extractor: FeatureExtractor, config: PropagationConfig | None = None, *, kernels: Kernels = "auto"
     ) -> None:
         super().__init__(extractor, config, kernels=kernels)
+        self._stream.cells = self._stream.config.label_cells
         self._ids: tuple[int, ...] = ()
 
     @property
@@ -95,18 +96,20 @@ class Propagator(_Propagator):
         given, given_ids = self._read(mask, object_ids, size) if mask is not None else (None, ())
         if given is None and not len(stream.queue):
             raise RuntimeError("no mask yet: give a mask on the first frame, step(frame, mask=...).")
-        features, in_size = stream.extract(rgb)
+        features, resized = stream.extract(rgb)
+        in_size = (resized.shape[0], resized.shape[1])
         scores = stream.propagate(features) if len(stream.queue) else None
         if scores is not None and stream.config.normalize_labels:
             scores = unit_sum(scores)
         ids = (*self._ids, *(i for i in given_ids if i not in self._ids))
         if given is not None:
-            scores = self._correct(scores, given, given_ids, ids, features.grid, in_size)
+            scores = self._correct(scores, given, given_ids, ids, stream.label_grid(features), in_size)
             self._revise_past(features, scores, mask_ids(given), ids)
+        image = resized if stream.config.refine != "none" else None
         # From here on nothing is refused.
         self._ids = ids
         result = FrameMasks(
-            stream.frame_index, ids, cast(Tensor, scores), size, in_size, stream.config, given, tuple(given_ids)
+            stream.frame_index, ids, cast(Tensor, scores), size, in_size, stream.config, given, tuple(given_ids), image
         )
         spoken_for = None if given is None else frozenset(given_ids)
         stream.close_frame(size, ContextFrame(features, result.scores, spoken_for))
