@@ -37,6 +37,14 @@ class ContextFrame(NamedTuple):
     given: frozenset[int] | None  # objects or keypoints that were given with this frame; None = a plain frame
 
 
+class EncodedFrame(NamedTuple):
+    """A frame as propagation needs it."""
+
+    size: Size  # of the frame
+    features: FrameFeatures
+    image: NDArray[np.uint8]  # as the network took it, RGB (H, W, 3)
+
+
 class ContextQueue:
     """The frames labels come from: pinned ones for ever, the last few besides. Memory is bounded by their number.
 
@@ -110,8 +118,8 @@ class Stream:
             )
         return rgb, size
 
-    def extract(self, rgb: NDArray[np.uint8]) -> tuple[FrameFeatures, NDArray[np.uint8]]:
-        """Return a frame's features, and the frame as the network took it, ``(H, W, 3)``."""
+    def encode(self, rgb: NDArray[np.uint8]) -> EncodedFrame:
+        """Resize a frame as the rules say, and extract its features."""
         config = self.config
         size = input_size(
             (rgb.shape[0], rgb.shape[1]),
@@ -138,7 +146,7 @@ class Stream:
         frame = FrameFeatures(unit_length(features))
         # Refused now, not at the second frame.
         backend_for(frame.tensor, kernels=self.kernels, **self._window(self.queue.pinned))
-        return frame, resized
+        return EncodedFrame((rgb.shape[0], rgb.shape[1]), frame, resized)
 
     def label_grid(self, features: FrameFeatures) -> Size:
         """Return the grid of labels: that of the patches, each in ``cells`` x ``cells``."""

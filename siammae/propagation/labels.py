@@ -73,9 +73,28 @@ class FrameMasks:
         config = self.config
         return refine_by_colour(soft, image, radius=config.refine_radius, strength=config.refine_strength)
 
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """How sure the frame is of each object, ``(objects,)`` in [0, 1]: see :func:`confidence`; 1 for given ones."""
+        sure = np.array(confidence(self.scores), np.float32)
+        sure[np.isin(self.object_ids, self.given_ids)] = 1
+        return sure
+
     def masks(self) -> NDArray[np.bool_]:
         """Return one mask per object: ``(objects, H, W)`` bool, in the order of ``object_ids``."""
         return np.equal(self.label_map(), np.array(self.object_ids, np.uint8).reshape(-1, 1, 1))
+
+
+def confidence(scores: Tensor) -> list[float]:
+    """Return how sure soft labels ``(1 + objects, h, w)`` are of each object, in [0, 1].
+
+    It is the mean share of the object at its own patches, weighted by the share: 1 where its mask is sharp, less where
+    it has spread or competes with others; 0 where it is gone.
+    """
+    objects = scores[1:].double().flatten(1)
+    mass = objects.sum(dim=1)
+    squares = objects.square().sum(dim=1)
+    return [float(value) for value in torch.where(mass > 0, squares / mass.clamp_min(1e-12), 0).clamp(0, 1)]
 
 
 def gather_labels(topk: TopK, context_labels: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
 from siammae.frames import FrameSource
 from siammae.propagation.affinity import FrameFeatures, Kernels
-from siammae.propagation.context import ContextFrame, Size, Stream, recommended_config
+from siammae.propagation.context import ContextFrame, EncodedFrame, Size, Stream, recommended_config
 from siammae.propagation.labels import FrameMasks, decode_keypoints, encode_keypoints, encode_mask, unit_sum
 
 
@@ -89,15 +89,35 @@ class Propagator(_Propagator):
             RuntimeError: there was no mask yet.
             ValueError: frame or mask are refused; nothing has changed then, and the frame may be given again.
         """
-        stream = self._stream
-        rgb, size = stream.open_frame(frame)
-        if mask is None and object_ids is not None:
+        rgb, size = self._stream.open_frame(frame)
+        given = self._accept(mask, object_ids, size)
+        return self._advance(self._stream.encode(rgb), *given)
+
+    def encode(self, frame: FrameSource) -> EncodedFrame:
+        """Make a frame's features without a step: for :meth:`step_encoded`, here or in another propagator."""
+        return self._stream.encode(self._stream.open_frame(frame)[0])
+
+    def step_encoded(
+        self, frame: EncodedFrame, *, mask: MaskSource | None = None, object_ids: Sequence[int] | None = None
+    ) -> FrameMasks:
+        """Take the next frame as :meth:`step` does, its features made before."""
+        return self._advance(frame, *self._accept(mask, object_ids, frame.size))
+
+    def _accept(
+        self, mask: MaskSource | None, object_ids: Sequence[int] | None, size: Size
+    ) -> tuple[NDArray[np.uint8] | None, tuple[int, ...]]:
+        """Check what comes with a frame."""
+        if mask is not None:
+            return self._read(mask, object_ids, size)
+        if object_ids is not None:
             raise ValueError(f"object_ids are {tuple(object_ids)} but there is no mask for them to describe: pass one.")
-        given, given_ids = self._read(mask, object_ids, size) if mask is not None else (None, ())
-        if given is None and not len(stream.queue):
+        if not len(self._stream.queue):
             raise RuntimeError("no mask yet: give a mask on the first frame, step(frame, mask=...).")
-        features, resized = stream.extract(rgb)
-        in_size = (resized.shape[0], resized.shape[1])
+        return None, ()
+
+    def _advance(self, frame: EncodedFrame, given: NDArray[np.uint8] | None, given_ids: tuple[int, ...]) -> FrameMasks:
+        stream, features = self._stream, frame.features
+        in_size = (frame.image.shape[0], frame.image.shape[1])
         scores = stream.propagate(features) if len(stream.queue) else None
         if scores is not None and stream.config.normalize_labels:
             scores = unit_sum(scores)
@@ -105,14 +125,14 @@ class Propagator(_Propagator):
         if given is not None:
             scores = self._correct(scores, given, given_ids, ids, stream.label_grid(features), in_size)
             self._revise_past(features, scores, mask_ids(given), ids)
-        image = resized if stream.config.refine != "none" else None
+        image = frame.image if stream.config.refine != "none" else None
         # From here on nothing is refused.
         self._ids = ids
         result = FrameMasks(
-            stream.frame_index, ids, cast(Tensor, scores), size, in_size, stream.config, given, tuple(given_ids), image
+            stream.frame_index, ids, cast(Tensor, scores), frame.size, in_size, stream.config, given, given_ids, image
         )
         spoken_for = None if given is None else frozenset(given_ids)
-        stream.close_frame(size, ContextFrame(features, result.scores, spoken_for))
+        stream.close_frame(frame.size, ContextFrame(features, result.scores, spoken_for))
         return result
 
     def _read(
@@ -258,7 +278,7 @@ class KeypointPropagator(_Propagator):
         given = None if keypoints is None else self._check(np.asarray(keypoints), size, first)
         if given is not None and np.isnan(given).all():
             given = None  # corrects nothing, so the frame is not kept for good
-        features, _ = stream.extract(rgb)
+        features = stream.encode(rgb).features
         maps = None if first else stream.propagate(features)
         if given is not None:
             maps = self._correct(maps, given, size, features.grid)
