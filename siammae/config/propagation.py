@@ -49,6 +49,9 @@ class PropagationConfig(Settings):
         upsampling: of soft labels: ``"bilinear"`` or ``"nearest"``.
         upsample_to: ``"frame"`` = soft labels go to the frame's size, then argmax; ``"input"`` = to the network's
             input size, argmax, then nearest neighbour to the frame's size.
+        focus_margin: encode only the patches near the objects: their box in the frames before and so many patches
+            around it; the whole frame when one of them is lost. None = always the whole frame, as all public codes.
+            Masks only, and only with an extractor that can (``SiamMAE``).
         refine: what is done to a mask when it is rendered, never to the labels that travel: ``"none"``, or
             ``"local-colour"`` = pixels go to the object whose colours around them fit best, see
             ``siammae.propagation.refinement``.
@@ -88,6 +91,7 @@ class PropagationConfig(Settings):
     min_max: bool = False
     upsampling: Literal["bilinear", "nearest"] = "bilinear"
     upsample_to: Literal["frame", "input"] = "frame"
+    focus_margin: int | None = None
     refine: Literal["none", "local-colour"] = "none"
     refine_radius: int = 8
     refine_strength: float = 0.3
@@ -120,6 +124,12 @@ class PropagationConfig(Settings):
         check(1 <= self.label_cells <= 16, "label_cells", self.label_cells, "1 to 16")
         check(1 <= self.refine_radius <= 1024, "refine_radius", self.refine_radius, "1 to 1024")
         check(0 <= self.refine_strength <= 10, "refine_strength", self.refine_strength, "in [0, 10]")
+        check(
+            self.focus_margin is None or self.focus_margin >= 1,
+            "focus_margin",
+            self.focus_margin,
+            "at least 1, or None",
+        )
         check_choice("refine", self.refine, ("none", "local-colour"))
         check_choice("neighborhood", self.neighborhood, ("disk", "closed_disk", "square"))
         check_choice("resize_side", self.resize_side, ("short", "long"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from siammae.propagation.affinity import (
     match_frames,
     unit_length,
 )
+from siammae.propagation.focus import Focus, Region
 from siammae.propagation.labels import gather_labels
 
 Size = tuple[int, int]
@@ -43,6 +44,7 @@ class EncodedFrame(NamedTuple):
     size: Size  # of the frame
     features: FrameFeatures
     image: NDArray[np.uint8]  # as the network took it, RGB (H, W, 3)
+    region: Region | None = None  # the patches that were encoded; None = all
 
 
 class ContextQueue:
@@ -118,8 +120,8 @@ class Stream:
             )
         return rgb, size
 
-    def encode(self, rgb: NDArray[np.uint8]) -> EncodedFrame:
-        """Resize a frame as the rules say, and extract its features."""
+    def encode(self, rgb: NDArray[np.uint8], focus: Focus | None = None) -> EncodedFrame:
+        """Resize a frame as the rules say, and extract its features; those near the objects, with a focus."""
         config = self.config
         size = input_size(
             (rgb.shape[0], rgb.shape[1]),
@@ -132,11 +134,12 @@ class Stream:
         )
         resized = resize_frame(rgb, size, interpolation=config.interpolation)
         # Presets that fix the normalisation say so; any other extractor need not know the argument.
-        features = (
-            self.extractor.extract(resized[None])
-            if config.pixel_std is None
-            else self.extractor.extract(resized[None], pixel_std=config.pixel_std)
-        )[0]
+        options: dict[str, Any] = {} if config.pixel_std is None else {"pixel_std": config.pixel_std}
+        patch = self.extractor.patch_size
+        region = focus.look((size[0] // patch, size[1] // patch)) if focus else None
+        if region:
+            options["region"] = region
+        features = self.extractor.extract(resized[None], **options)[0]
         if not features.isfinite().all():
             raise ValueError(
                 f"the features of frame {self.frame_index} have NaN or infinite values: check the weights, "
@@ -146,7 +149,7 @@ class Stream:
         frame = FrameFeatures(unit_length(features))
         # Refused now, not at the second frame.
         backend_for(frame.tensor, kernels=self.kernels, **self._window(self.queue.pinned))
-        return EncodedFrame((rgb.shape[0], rgb.shape[1]), frame, resized)
+        return EncodedFrame((rgb.shape[0], rgb.shape[1]), frame, resized, region)
 
     def label_grid(self, features: FrameFeatures) -> Size:
         """Return the grid of labels: that of the patches, each in ``cells`` x ``cells``."""

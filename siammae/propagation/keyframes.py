@@ -140,6 +140,9 @@ def follow_keyframes(
     with ExitStack() as stack:
         stretch = _Stretch(stack, frozenset())
         for index, frame in enumerate(frames):
+            if index > wanted[-1]:
+                yield replace(forward.step(frame), frame_index=index)
+                continue
             encoded = forward.encode(frame)
             if index in masks:
                 given = forward.step_encoded(encoded, mask=masks[index], object_ids=object_ids)
@@ -149,8 +152,6 @@ def follow_keyframes(
                 yield given
                 stack.pop_all().close()
                 stretch = _Stretch(stack, present)
-            elif index > wanted[-1]:
-                yield replace(forward.step_encoded(encoded), frame_index=index)
             else:
                 stretch.add(encoded, forward.step_encoded(encoded) if index > wanted[0] else None)
     if index < wanted[-1]:

@@ -17,6 +17,7 @@ from siammae.features import FeatureExtractor
 from siammae.frames import FrameSource
 from siammae.propagation.affinity import FrameFeatures, Kernels
 from siammae.propagation.context import ContextFrame, EncodedFrame, Size, Stream, recommended_config
+from siammae.propagation.focus import Focus, Region
 from siammae.propagation.labels import FrameMasks, decode_keypoints, encode_keypoints, encode_mask, unit_sum
 
 
@@ -54,7 +55,14 @@ class Propagator(_Propagator):
         self, extractor: FeatureExtractor, config: PropagationConfig | None = None, *, kernels: Kernels = "auto"
     ) -> None:
         super().__init__(extractor, config, kernels=kernels)
-        self._stream.cells = self._stream.config.label_cells
+        rules = self._stream.config
+        self._stream.cells = rules.label_cells
+        self._focus = None if rules.focus_margin is None else Focus(rules.focus_margin, rules.label_cells)
+        if self._focus and not getattr(extractor, "takes_region", False):
+            raise ValueError(
+                f"focus_margin is {rules.focus_margin}, but {type(extractor).__name__} cannot encode a part of a "
+                "frame: pass focus_margin=None."
+            )
         self._ids: tuple[int, ...] = ()
 
     @property
@@ -65,6 +73,8 @@ class Propagator(_Propagator):
     def reset(self) -> None:
         """Forget frames and objects; keep the model."""
         super().reset()
+        if self._focus:
+            self._focus.reset()
         self._ids = ()
 
     def step(
@@ -91,7 +101,7 @@ class Propagator(_Propagator):
         """
         rgb, size = self._stream.open_frame(frame)
         given = self._accept(mask, object_ids, size)
-        return self._advance(self._stream.encode(rgb), *given)
+        return self._advance(self._stream.encode(rgb, None if mask is not None else self._focus), *given)
 
     def encode(self, frame: FrameSource) -> EncodedFrame:
         """Make a frame's features without a step: for :meth:`step_encoded`, here or in another propagator."""
@@ -119,6 +129,8 @@ class Propagator(_Propagator):
         stream, features = self._stream, frame.features
         in_size = (frame.image.shape[0], frame.image.shape[1])
         scores = stream.propagate(features) if len(stream.queue) else None
+        if scores is not None and frame.region:
+            scores = _inside(scores, frame.region, stream.cells)
         if scores is not None and stream.config.normalize_labels:
             scores = unit_sum(scores)
         ids = (*self._ids, *(i for i in given_ids if i not in self._ids))
@@ -128,6 +140,8 @@ class Propagator(_Propagator):
         image = frame.image if stream.config.refine != "none" else None
         # From here on nothing is refused.
         self._ids = ids
+        if self._focus:
+            self._focus.learn(cast(Tensor, scores), given=given is not None)
         result = FrameMasks(
             stream.frame_index, ids, cast(Tensor, scores), frame.size, in_size, stream.config, given, given_ids, image
         )
@@ -214,6 +228,15 @@ class Propagator(_Propagator):
 
         self._stream.queue.change(without)
         self._ids = tuple(i for i in self._ids if i != object_id)
+
+
+def _inside(scores: Tensor, region: Region, cells: int) -> Tensor:
+    """Keep the labels of the patches that were encoded; all others are background."""
+    top, left, bottom, right = (side * cells for side in region)
+    kept = torch.zeros_like(scores)
+    kept[0] = 1
+    kept[:, top:bottom, left:right] = scores[:, top:bottom, left:right]
+    return kept
 
 
 def _to_background(labels: Tensor, objects: Sequence[int], ids: Sequence[int]) -> Tensor:
