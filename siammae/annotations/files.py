@@ -14,7 +14,7 @@ from siammae.annotations.model import Annotations
 from siammae.outputs import whole
 
 if TYPE_CHECKING:
-    from siammae.annotations.masks import PathLike
+    from siammae.frames import PathLike
 
 _log = logging.getLogger(__name__)
 
@@ -110,10 +110,10 @@ def _opening(video: PathLike | None, size: tuple[int, int] | None, sequence: str
     if video is None:
         return Opening(size=size, sequence=sequence)
     from siammae.frames import count_frames, read_frames
-    from siammae.frames.files import image_files
+    from siammae.frames.images import list_pages
 
     height, width = next(iter(read_frames(video, stop=1))).shape[:2]
     if size is not None and size != (height, width):
         raise ValueError(f"size is {size} but the video has {(height, width)} (height, width). Leave it out.")
-    images = image_files(Path(os.fspath(video))) or []
-    return Opening((height, width), count_frames(video), tuple(image.stem for image in images), sequence)
+    pages = list_pages(Path(os.fspath(video))) or []
+    return Opening((height, width), count_frames(video), tuple(page.path.stem for page in pages), sequence)

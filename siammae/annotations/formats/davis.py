@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from siammae.annotations.formats.format import Feature, Format, Opening
 from siammae.annotations.formats.guards import inside, same_size
-from siammae.annotations.masks import MAX_OBJECTS, VOID, davis_palette, mask_ids, read_mask, write_mask
+from siammae.annotations.mask_images import davis_colours
+from siammae.annotations.masks import MAX_OBJECTS, VOID, mask_ids, read_mask, write_mask
 from siammae.annotations.model import Annotations, FrameLabels, VideoObject
 
 _ROOTS = ("Annotations/480p", "Annotations/Full-Resolution", "Annotations")
@@ -35,7 +36,7 @@ def label_map(frame: FrameLabels, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 def describe_objects(ids: tuple[int, ...]) -> tuple[VideoObject, ...]:
     """Return objects with the colours of the palette."""
-    colours = davis_palette()
+    colours = davis_colours().tobytes()
     return tuple(VideoObject(key, colour=_colour(colours, key)) for key in ids)
 
 
