@@ -1,4 +1,4 @@
-"""Errors of siammae; each is also the builtin a caller would expect.
+"""Errors of siammae; each is also the builtin a caller would expect. And how texts that come from files are printed.
 
 ::
 
@@ -46,3 +46,22 @@ class DatasetError(SiamMAEError, FileNotFoundError):
 
 class WorkerError(SiamMAEError, RuntimeError):
     """A process that shared the work failed; the message names the video."""
+
+
+def printable(text: object, *, keep: str = "") -> str:
+    r"""Return a text that does nothing to a terminal but appear on it.
+
+    Names and texts out of files may hold commands for the terminal (change its title, write to its clipboard, hide
+    what stands before them), line ends that forge a line of a report, or bytes that are no UTF-8 and cannot be encoded.
+
+    Args:
+        text: what is to be printed; anything but a str is made one.
+        keep: characters that stay as they are, such as ``"\n"`` where lines are wanted.
+
+    Returns:
+        The text, with every character but spaces and visible ones as Python writes it in a literal: ``\x1b``.
+    """
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode("ascii")
+        for char in str(text)
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from siammae.cli.inputs import assignments
-from siammae.cli.options import Commands, add_command
+from siammae.cli.options import Commands, add_command, say
 
 _EXAMPLES = """families:
   cropmae (and SiamMAE as re-implemented there), catmae, rsp, tobo, mae, dino, dinov2, tcore, vit (timm's names);
@@ -38,6 +38,6 @@ def run(args: argparse.Namespace) -> int:
     from siammae.convert import convert_checkpoint
 
     report = convert_checkpoint(args.file, args.output, family=args.family, **assignments(args.set))
-    print(report)
-    print(f"checkpoint in {report.folder}")
+    say(report)
+    say(f"checkpoint in {report.folder}")
     return 0

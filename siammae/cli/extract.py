@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from siammae.cli.inputs import load_model, shown_frames
-from siammae.cli.options import Commands, add_command, add_model_options, add_video_argument
+from siammae.cli.options import Commands, add_command, add_model_options, add_video_argument, say
 
 _EXAMPLE = """The file holds one tensor "features" (T, C, h, w) and the checkpoint's name in its metadata:
   from safetensors.torch import load_file
@@ -46,5 +46,5 @@ def run(args: argparse.Namespace) -> int:
         part.replace(output)
     finally:
         part.unlink(missing_ok=True)
-    print(f"features {tuple(features.shape)} {features.dtype} (frames, channels, rows, columns) in {output}")
+    say(f"features {tuple(features.shape)} {features.dtype} (frames, channels, rows, columns) in {output}")
     return 0

@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siammae.config.presets import PRESETS
+from siammae.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT_MODEL = "siammae-ti8"  # that of siammae.checkpoints.hub, which would load torch before a command runs
 Commands = Any  # argparse's type of add_subparsers() is private
+
+
+def say(text: object = "") -> None:
+    """Print; what comes from files cannot command the terminal. Every command prints by this."""
+    print(printable(text, keep="\n\t"))  # noqa: T201 -- the one place
 
 
 def add_command(

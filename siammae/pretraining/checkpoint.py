@@ -105,7 +105,8 @@ def load_state(folder: PathLike, config: PretrainConfig) -> dict[str, Any]:
         try:
             state = _read(path)
         except _DAMAGES as error:
-            logger.warning("%s is damaged (%s)%s", path, error, "" if path == files[-1] else "; taking the one before")
+            more = "" if path == files[-1] else "; taking the one before"
+            logger.warning("%s is damaged (%s)%s", printable(path), printable(error), more)
             continue
         _check_config(path, state.pop("config"), config)
         return state

@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -281,6 +282,18 @@ def test_info_names_checkpoint_and_kernels(weights, capsys):
     assert "width 32, depth 2" in out
     assert "queue_length=2" in out
     assert "# SiamMAE checkpoint" in out
+
+
+def test_cards_folders_and_errors_cannot_command_the_terminal(weights, tmp_path, capsys):
+    folder = tmp_path / "w\x1b]52;c;aGk=\x07"
+    shutil.copytree(weights, folder)
+    (folder / "README.md").write_text("# A card\n\tof \x1b[2Jtwo lines\x9b8m\n")
+    assert main(["info", str(folder), "--card"]) == 0
+    out = capsys.readouterr().out
+    assert out.count(r"w\x1b]52;c;aGk=\x07") == 2
+    assert "\n# A card\n\tof \\x1b[2Jtwo lines\\x9b8m\n" in out
+    assert "\x1b" not in out
+    assert r"\x1b[2J.mp4" in fails(capsys, "extract", tmp_path / "\x1b[2J.mp4", "-o", tmp_path / "a.safetensors")
 
 
 def test_demo_writes_masks_overlay_and_contact_sheet(weights, tmp_path, capsys):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from siammae.errors import DatasetError
 from siammae.evaluation.runs import Tree, choose
+from siammae.tables import list_lines
 
 JOINTS = (
     *("neck", "belly", "face", "right shoulder", "left shoulder", "right hip", "left hip", "right elbow"),
@@ -67,7 +68,7 @@ class JhmdbLayout:
 
 def _test_clips(path: Path) -> Iterator[str]:
     """Yield the test clips of one action's list."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(list_lines(path), start=1):
         match line.rsplit(maxsplit=1):
             case []:
                 continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,9 +11,9 @@ from siammae.config import PretrainConfig
 from siammae.frames import IMAGE_SUFFIXES, PathLike, require_reader
 from siammae.pretraining.data.clips import Clip
 from siammae.pretraining.data.shards import INDEX_FILE, find_index, read_index, scan_shard
+from siammae.tables import list_lines, table_rows
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv")
-_ANY_BYTES = "surrogateescape"  # names of files need not be UTF-8
 _COLUMNS = ("path", "start", "stop")
 
 
@@ -27,9 +26,8 @@ def find_clips(source: PathLike) -> list[Clip]:
             both); a folder of shards written by ``siammae shard``, or one of its ``.tar`` files; a ``.txt`` file with
             one path a line; a ``.csv`` file with the header ``path,start,stop``, the times in seconds and empty where
             a clip begins or ends with its file; or one video or image. The paths of a list or a table are relative to
-            it and inside its folder, by their text: ``..`` may not lead out of it. Links to files are followed
-            wherever they lead, in a folder and in a list, and the clip is named after the link; linked folders are
-            not searched. Names of any bytes will do; FIFOs and devices are no clips.
+            it and inside its folder. Links to files are followed wherever they lead, in lists as in folders, and the
+            clip is named after the link; folders that are links are not searched. FIFOs and devices are no clips.
 
     Returns:
         Clips in sorted order (folder), or as listed. Their names differ, and stay when the whole source is moved.
@@ -50,10 +48,7 @@ def find_clips(source: PathLike) -> list[Clip]:
     elif root.suffix == ".tar":
         clips = scan_shard(root)
     elif root.suffix in (".txt", ".csv"):
-        try:
-            clips = list(_read_list(root) if root.suffix == ".txt" else _read_table(root))
-        except csv.Error as error:
-            raise ValueError(f"{root} is no table: {error}. It must be path,start,stop in plain text.") from error
+        clips = list(_read_list(root) if root.suffix == ".txt" else _read_table(root))
         _check_names(root, clips)
     else:
         clips = [_clip(root.name, root)]
@@ -97,46 +92,39 @@ def _search(root: Path) -> list[Clip]:
 
 
 def _read_list(file: Path) -> Iterator[Clip]:
-    for line in file.read_text(encoding="utf-8", errors=_ANY_BYTES).split("\n"):
+    for line in list_lines(file):
         if (name := line.strip()) and not name.startswith("#"):
-            path = _listed(file, name)
-            yield _clip(_relative(file, path), path)
+            yield _clip(*_listed(file, name))
 
 
-def _listed(file: Path, name: str) -> Path:
+def _listed(file: Path, name: str) -> tuple[str, Path]:
+    """Return a clip's name and path. The name may not leave the folder; a link may, as in a folder that is searched."""
     folder = file.parent.absolute()
     path = Path(os.path.normpath(folder / name))
-    if not path.is_relative_to(os.path.normpath(folder)):
+    if path.is_relative_to(folder.resolve()):  # an absolute name, where the folder itself was reached by a link
+        folder = folder.resolve()
+    if not path.is_relative_to(folder):
         raise ValueError(f"{file} lists {name!r}, which leaves {folder}. Put the list above the videos.")
     if "\0" in name or not path.is_file():
         raise FileNotFoundError(f"{file} lists {name!r}, but there is no file {path}.")
-    return path
-
-
-def _relative(file: Path, path: Path) -> str:
-    return path.relative_to(os.path.normpath(file.parent.absolute())).as_posix()
+    return path.relative_to(folder).as_posix(), path
 
 
 def _read_table(file: Path) -> Iterator[Clip]:
-    with file.open(encoding="utf-8-sig", errors=_ANY_BYTES, newline="") as text:
-        rows = csv.DictReader(text, skipinitialspace=True, restkey="more")
-        columns = tuple(rows.fieldnames or ())
-        if "path" not in columns or not set(columns) <= set(_COLUMNS) or len(set(columns)) < len(columns):
-            raise ValueError(f"{file} has the columns {', '.join(columns)}: they must be path, start, stop.")
-        for row in rows:
-            where = f"line {rows.line_num} of {file}"
-            if not row["path"] or "more" in row:
-                raise ValueError(f"{where} is malformed: it must be path,start,stop. Quote a path with a comma.")
-            path = _listed(file, row["path"].strip())
-            start, stop = (_seconds(row.get(name), name, where) for name in ("start", "stop"))
-            if stop is not None and stop <= (start or 0):
-                raise ValueError(f"{where} stops at {stop:g} s: it must be after the start, {start or 0:g} s.")
-            name = _relative(file, path)
-            if start is not None or stop is not None:
-                name += f"@{start or 0:.12g}-" + ("" if stop is None else f"{stop:.12g}")
-                if path.suffix.lower() in IMAGE_SUFFIXES:
-                    raise ValueError(f"{where} cuts {path.name} in time: it is an image. Leave start and stop empty.")
-            yield _clip(name, path, start, stop)
+    for where, row in table_rows(file, ("path",), ",".join(_COLUMNS), known=_COLUMNS):
+        if surplus := set(row) - set(_COLUMNS):
+            raise ValueError(f"{file} has the column {min(surplus)!r}: there may be {', '.join(_COLUMNS)}.")
+        if not (row["path"] or "").strip():
+            raise ValueError(f"{where} has no path: it must be {','.join(_COLUMNS)}.")
+        name, path = _listed(file, (row["path"] or "").strip())
+        start, stop = (_seconds(row.get(column), column, where) for column in ("start", "stop"))
+        if stop is not None and stop <= (start or 0):
+            raise ValueError(f"{where} stops at {stop:g} s: it must be after the start, {start or 0:g} s.")
+        if start is not None or stop is not None:
+            name += f"@{start or 0:.12g}-" + ("" if stop is None else f"{stop:.12g}")
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                raise ValueError(f"{where} cuts {path.name} in time: it is an image. Leave start and stop empty.")
+        yield _clip(name, path, start, stop)
 
 
 def _seconds(text: str | None, name: str, where: str) -> float | None:
