@@ -208,16 +208,32 @@ def _lock(output: Path, place: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise OSError(f"cannot write {output}: {error.strerror or error}. Choose another output.") from error
+    _held.add(handle)
     try:
         yield
     finally:
-        place.unlink(missing_ok=True)  # before the lock is let go: who opens it from now on makes a new one
-        os.close(handle)
+        if handle in _held:
+            place.unlink(missing_ok=True)  # before the lock is let go: who opens it from now on makes a new one
+            _held.remove(handle)
+            os.close(handle)
         for folder in made:
             try:
                 folder.rmdir()
             except OSError:  # there are results in it
                 break
+
+
+_held: set[int] = set()  # descriptors that hold locks
+
+
+def _let_go() -> None:
+    """Let a forked process, such as one that reads ahead, have no share in the locks: it may outlive this one."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _take(output: Path, place: Path) -> int:
