@@ -201,13 +201,13 @@ def _lock(output: Path, place: Path) -> Iterator[None]:
     """Hold a lock file, and so find out whether its folder can be written; folders made for it go if nothing came."""
     made = [folder for folder in place.parents if not folder.exists()]
     try:
-        if not (above := next(folder for folder in place.parents if folder.exists())).is_dir():
-            raise OSError(errno.ENOTDIR, f"{above} is no folder")
         handle = _take(output, place)
-    except (BlockingIOError, ValueError):
+    except BlockingIOError:
         raise
     except OSError as error:
-        raise OSError(f"cannot write {output}: {error.strerror or error}. Choose another output.") from error
+        above = next(folder for folder in place.parents if folder.exists())
+        why = error.strerror if above.is_dir() else f"{above} is no folder"
+        raise OSError(f"cannot write {output}: {why}. Choose another output.") from error
     _held.add(handle)
     try:
         yield

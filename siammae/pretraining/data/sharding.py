@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from siammae.errors import DatasetError, printable
 from siammae.frames import PathLike, encode_image, require_reader
-from siammae.outputs import claim_folder, whole
+from siammae.outputs import whole
 from siammae.pretraining.data.clips import Clip, Skipped, said
 from siammae.pretraining.data.open_clip import OpenClip
 from siammae.pretraining.data.shards import INDEX_FILE, LAYOUT, PROGRESS_FILE, describe, load_index
@@ -30,7 +29,6 @@ from siammae.pretraining.data.sources import find_clips
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _PART = ".part"
-_WRITTEN = rf"clips-\d+\.tar|{re.escape(INDEX_FILE)}|{re.escape(PROGRESS_FILE)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +107,7 @@ def write_shards(
         What was written, by this call and by those it goes on with.
 
     Raises:
-        FileNotFoundError, ValueError: as for ``find_clips``; or ``output`` holds shards of other clips or settings, or
-            is the source.
-        BlockingIOError: another run is writing into ``output``; says which.
+        FileNotFoundError, ValueError: as for ``find_clips``; or ``output`` holds shards of other clips or settings.
         DatasetError: not one clip can be read.
         ImportError: the reader is not installed.
     """
@@ -121,7 +117,7 @@ def write_shards(
         raise ValueError(f"{source} holds shards already: pass videos or images.")
     require_reader(settings.reader)
     threads = workers or os.cpu_count() or 1
-    with claim_folder(output, _WRITTEN, inputs=[source], overwrite=True), _Writer(output, clips, settings) as writer:
+    with _Writer(Path(output), clips, settings) as writer:
         if writer.finished:
             return writer.report()
         todo = clips[writer.handled :]
@@ -185,8 +181,8 @@ def _encode(clip: Clip, settings: ShardSettings) -> _Encoded | Skipped:
 class _Writer:
     """The tars of a folder, one after the other, and what is in them."""
 
-    def __init__(self, folder: PathLike, clips: Sequence[Clip], settings: ShardSettings) -> None:
-        self._folder, self._settings, self._total = Path(folder), settings, len(clips)
+    def __init__(self, folder: Path, clips: Sequence[Clip], settings: ShardSettings) -> None:
+        self._folder, self._settings, self._total = folder, settings, len(clips)
         names = "\n".join(clip.name for clip in clips)
         self._origin = {
             "layout": LAYOUT,
@@ -198,6 +194,7 @@ class _Writer:
         self.handled, self.skipped, self.finished = 0, list[Skipped](), False
         self._tar: tarfile.TarFile | None = None
         self._clips: list[tuple[str, int]] = []  # of the open tar
+        folder.mkdir(parents=True, exist_ok=True)
         self._go_on()
         for part in self._folder.glob(f"clips-*.tar{_PART}"):  # of a killed run
             part.unlink()
