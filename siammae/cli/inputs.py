@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from siammae.config import PropagationConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
     import numpy as np
@@ -140,13 +140,16 @@ def read_clip(args: argparse.Namespace) -> dict[int, NDArray[np.uint8]]:
 
 
 @contextmanager
-def shown_frames(video: str, *, progress: bool) -> Iterator[Iterable[NDArray[np.uint8]]]:
-    """Read a video under a bar that is closed before an error is printed."""
+def shown_frames(
+    video: str, *, progress: bool, leave_out: Collection[str] = ()
+) -> Iterator[Iterable[NDArray[np.uint8]]]:
+    """Read a video under a bar that is closed before an error is printed; ``leave_out`` are no frames of a folder."""
     from tqdm import tqdm
 
     from siammae.frames import count_frames, read_frames
 
-    with tqdm(read_frames(video), total=count_frames(video), unit="frame", disable=not progress) as bar:
+    frames, count = read_frames(video, leave_out=leave_out), count_frames(video, leave_out=leave_out)
+    with tqdm(frames, total=count, unit="frame", disable=not progress) as bar:
         yield bar
 
 

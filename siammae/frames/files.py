@@ -1,63 +1,26 @@
-"""Video files and image files: natural order, decoding, and telling a broken video from a miscounted one."""
+"""Video files: decoding, and telling a broken video from a miscounted one."""
 
 from __future__ import annotations
 
 import math
-import os
-import re
 import struct
 from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from siammae.errors import VideoReadError
-from siammae.frames.rgb import to_rgb
+from siammae.frames.rgb import check_area
 
 if TYPE_CHECKING:
     import cv2
 
-PathLike: TypeAlias = str | os.PathLike[str]
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _MP4_BOXES = frozenset({b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"uuid", b"sidx"})
 _EBML_HEADER, _EBML_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 # H.264 and HEVC reorder at most 16 frames. Smaller packets say "same picture again" and decode to no frame.
 REORDERED_FRAMES, SKIP_PACKET_BYTES = 16, 16
-
-
-def image_files(path: Path) -> list[Path] | None:
-    """Return the images of a folder or the one image, None for any other file."""
-    if path.is_dir():
-        images = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
-        if not images:
-            raise VideoReadError(f"no images in {path}: a folder must hold {', '.join(sorted(IMAGE_SUFFIXES))} files.")
-        return sorted(images, key=_natural)
-    if not path.exists():
-        raise FileNotFoundError(f"no video at {path}: it must be a video file, an image or a folder of images.")
-    return [path] if path.suffix.lower() in IMAGE_SUFFIXES else None
-
-
-def _natural(path: Path) -> tuple[list[str | int], str]:
-    parts = re.split(r"([0-9]+)", path.name.lower())  # text and digits take turns, so like meets like
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)], path.name
-
-
-def read_image(path: Path, index: int) -> NDArray[np.uint8]:
-    """Read one image file upright; ``index`` is its number in the video."""
-    return decode_image(path, str(path), index)
-
-
-def decode_image(source: Path | BinaryIO, name: str, index: int) -> NDArray[np.uint8]:
-    """Decode a JPEG, PNG or other image upright; ``name`` and ``index`` say in messages what it is."""
-    try:
-        with Image.open(source) as image:
-            return to_rgb(ImageOps.exif_transpose(image), index=index)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise VideoReadError(f"{name} cannot be read as an image: {error}", frame_index=index) from error
 
 
 def open_video(path: Path, *, packets: bool = False, threads: int | None = None) -> cv2.VideoCapture:
@@ -73,6 +36,7 @@ def open_video(path: Path, *, packets: bool = False, threads: int | None = None)
         size, declared = path.stat().st_size, declared_bytes(path)
         cut = f", cut off: its container declares {declared}" if declared > size else ""
         raise VideoReadError(f"{path} cannot be read as a video ({size} bytes{cut}): OpenCV finds no frames in it.")
+    check_area((int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))), str(path))
     return capture
 
 

@@ -9,7 +9,8 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from siammae.frames.files import IMAGE_SUFFIXES, PathLike, VideoEndError, decode_video, open_video, read_image
+from siammae.frames.files import VideoEndError, decode_video, open_video
+from siammae.frames.images import PICTURE_SUFFIXES, PathLike, list_pages, page_rate, read_pages
 
 Backend: TypeAlias = Literal["opencv", "pyav", "torchcodec"]
 
@@ -51,7 +52,7 @@ def open_reader(path: PathLike, backend: Backend = "opencv") -> FrameReader:
     prove where it landed; torchcodec scans the file for its index first.
 
     Args:
-        path: a video file, or an image, which is a video of one frame.
+        path: a video file, or an image, which is a video of its pages.
         backend: what decodes videos.
 
     Raises:
@@ -63,7 +64,7 @@ def open_reader(path: PathLike, backend: Backend = "opencv") -> FrameReader:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: it must be a video or an image.")
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.suffix.lower() in PICTURE_SUFFIXES:
         return _ImageReader(path)
     if backend == "pyav":
         from siammae.frames.pyav_reader import PyAVReader
@@ -124,18 +125,16 @@ class _OpenCVReader:
 
 
 class _ImageReader:
-    """An image as a video of one frame."""
-
-    frame_count, frame_rate = 1, 0.0
+    """An image as a video of its pages, as a rule one."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._pages = list_pages(path) or []
+        self.frame_count, self.frame_rate = len(self._pages), page_rate(self._pages)
 
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        if numbers and numbers[0] == 0:
-            yield 0, read_image(self._path, 0)
-        if numbers and numbers[-1] > 0:
-            raise VideoEndError(1)
+        yield from read_pages(self._pages, (number for number in numbers if number < self.frame_count))
+        if numbers and numbers[-1] >= self.frame_count:
+            raise VideoEndError(self.frame_count)
 
     def close(self) -> None:
         """An image is closed as soon as it is read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -12,14 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siammae.frames.files import PathLike, decode_video, image_files, open_video, read_image, video_header
+from siammae.frames.files import decode_video, open_video, video_header
+from siammae.frames.images import PathLike, list_pages, page_rate, read_pages
 from siammae.frames.rgb import FrameSource, check_layout, check_unit_range, to_rgb
 
 VideoSource: TypeAlias = PathLike | NDArray[np.uint8] | Tensor | Iterable[FrameSource]
 
 
 def read_frames(
-    video: VideoSource, *, start: int = 0, stop: int | None = None, step: int = 1
+    video: VideoSource,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    step: int = 1,
+    leave_out: Collection[PathLike] = (),
 ) -> Iterator[NDArray[np.uint8]]:
     """Read a video frame by frame.
 
@@ -30,12 +36,14 @@ def read_frames(
     file is left to the decoder.
 
     Args:
-        video: a video file; a folder of images in natural order (``img2`` before ``img10``, hidden files ignored); one
-            image file; uint8 NumPy frames ``(T, H, W, 3)``; torch frames ``(T, 3, H, W)``, uint8 or float in [0, 1];
+        video: a video file; a folder of images of one format in natural order (``img2`` before ``img10``, hidden files
+            ignored; files that are no pictures are named in a log message); one image file, all pages of a GIF, WebP,
+            PNG or TIFF; uint8 NumPy frames ``(T, H, W, 3)``; torch frames ``(T, 3, H, W)``, uint8 or float in [0, 1];
             or a list or iterator of single frames as in :func:`to_rgb`, read lazily and once.
         start: first frame, from 0. Files are decoded from their beginning: seeking is not exact in every container.
         stop: frame to stop before; None reads to the end.
         step: distance of the frames returned, at least 1.
+        leave_out: files that are no frames even where they lie in the folder, such as the first mask.
 
     Returns:
         An iterator of RGB uint8 frames ``(H, W, 3)``, rotated upright; frames of an array share its memory.
@@ -45,24 +53,28 @@ def read_frames(
             the end, or the frame size changes.
         TypeError: ``video`` is none of the above.
         FileNotFoundError: there is nothing at the path.
-        VideoReadError: a file does not decode or breaks off; ``frame_index`` is the first frame that is missing.
+        VideoReadError: a file does not decode or breaks off, ``frame_index`` is the first frame that is missing; a
+            folder holds pictures of several formats or two for one frame; or a file's frames have more pixels than
+            the environment variable ``SIAMMAE_MAX_PIXELS`` allows, by default 67,108,864 (8192 x 8192; Pillow itself
+            refuses images of more than 178,956,970).
     """
     for name, got, least in (("start", start, 0), ("stop", stop, start), ("step", step, 1)):
         if got is not None and got < least:
             raise ValueError(f"{name} is {got}: it must be at least {least}.")
     picks = range(start, sys.maxsize if stop is None else stop, step)
-    return _checked(_open(video, picks), picks)
+    return _checked(_open(video, picks, leave_out), picks)
 
 
-def count_frames(video: VideoSource) -> int | None:
+def count_frames(video: VideoSource, *, leave_out: Collection[PathLike] = ()) -> int | None:
     """Count the frames without reading any, for a progress bar.
 
     Args:
         video: as in :func:`read_frames`.
+        leave_out: as in :func:`read_frames`.
 
     Returns:
-        The exact number for arrays, lists and folders; what the header says for a video file, which may be more than
-        it has; None for iterators and where the header says nothing.
+        The exact number for arrays, lists, images and folders; what the header says for a video file, which may be
+        more than it has; None for iterators and where the header says nothing.
 
     Raises:
         FileNotFoundError: there is nothing at the path.
@@ -70,12 +82,12 @@ def count_frames(video: VideoSource) -> int | None:
     """
     if not isinstance(video, str | os.PathLike):
         return len(video) if isinstance(video, np.ndarray | Tensor | Sequence) else None
-    images = image_files(Path(video))
-    return int(video_header(Path(video), "CAP_PROP_FRAME_COUNT")) or None if images is None else len(images)
+    pages = list_pages(Path(video), leave_out)
+    return int(video_header(Path(video), "CAP_PROP_FRAME_COUNT")) or None if pages is None else len(pages)
 
 
 def frame_rate(video: VideoSource) -> float | None:
-    """Return the frames per second of a video file, None for everything else.
+    """Return the frames per second of a video file or an animated image, None for everything else.
 
     Args:
         video: as in :func:`read_frames`.
@@ -84,19 +96,20 @@ def frame_rate(video: VideoSource) -> float | None:
         FileNotFoundError: there is nothing at the path.
         VideoReadError: the file cannot be opened as a video.
     """
-    if not isinstance(video, str | os.PathLike) or image_files(Path(video)) is not None:
+    if not isinstance(video, str | os.PathLike) or Path(video).is_dir():
         return None
-    return video_header(Path(video), "CAP_PROP_FPS") or None
+    pages = list_pages(Path(video))
+    return (video_header(Path(video), "CAP_PROP_FPS") if pages is None else page_rate(pages)) or None
 
 
-def _open(video: VideoSource, picks: range) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _open(video: VideoSource, picks: range, leave_out: Collection[PathLike]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Check the source now; return its numbered frames, read later."""
     if isinstance(video, str | os.PathLike):
         path = Path(video)
-        images = image_files(path)
-        if images is None:
+        pages = list_pages(path, leave_out, notice=True)
+        if pages is None:
             return decode_video(open_video(path), path, picks)
-        return ((index, read_image(images[index], index)) for index in _within(picks, len(images)))
+        return read_pages(pages, _within(picks, len(pages)))
     if isinstance(video, np.ndarray | Tensor):
         return _from_array(video, picks)
     if isinstance(video, Sequence):

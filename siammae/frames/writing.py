@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from PIL import Image
 
-from siammae.frames.files import PathLike
+from siammae.frames.images import PathLike
 from siammae.frames.rgb import FrameSource, to_rgb
 
 if TYPE_CHECKING:

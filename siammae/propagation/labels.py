@@ -108,19 +108,20 @@ def encode_mask(
     Returns:
         ``(1 + len(object_ids), h, w)`` float32 in [0, 1].
     """
-    if rule == "nearest":
-        return _one_hot(resize_nearest(mask, grid), object_ids)
-    if rule == "bilinear":
-        one_hot = _one_hot(resize_nearest(mask, input_size), object_ids)
-        return F.interpolate(one_hot[None], grid, mode="bilinear", align_corners=False)[0]
-    # One channel at a time: full-size maps of all objects of a 4K frame would not fit.
-    source = torch.from_numpy(mask)
-    return torch.cat([F.adaptive_avg_pool2d((source == i)[None].float(), grid) for i in (0, *object_ids)])
-
-
-def _one_hot(mask: NDArray[np.uint8], object_ids: Sequence[int]) -> Tensor:
-    source = torch.from_numpy(mask)
-    return torch.stack([(source == i).float() for i in (0, *object_ids)])
+    if rule != "area":
+        mask = resize_nearest(mask, grid if rule == "nearest" else input_size)
+    source = torch.from_numpy(mask)[None, None]
+    # One full-size map at a time, each into its place: those of all objects of a 4K frame would not fit, and small
+    # results kept between large maps would leave holes of their size in the heap.
+    labels = torch.empty((1 + len(object_ids), *grid), dtype=torch.float32, device="cpu")
+    for channel, object_id in enumerate((0, *object_ids)):
+        one_hot = (source == object_id).float()
+        if rule == "area":
+            one_hot = F.adaptive_avg_pool2d(one_hot, grid)
+        elif rule == "bilinear":
+            one_hot = F.interpolate(one_hot, grid, mode="bilinear", align_corners=False)
+        labels[channel] = one_hot[0, 0]
+    return labels
 
 
 def resize_nearest(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from siammae.annotations.masks import MaskSource, write_mask
+from siammae.annotations.masks import MaskSource, mask_name, write_mask
 from siammae.checkpoints.hub import DEFAULT_WEIGHTS
 from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
@@ -22,6 +24,7 @@ from siammae.propagation.labels import FrameMasks
 from siammae.propagation.propagator import FrameKeypoints, KeypointPropagator, Propagator
 
 _T = TypeVar("_T")
+_MASK_NAME = re.compile(r"[0-9]{5,}\.png")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +39,28 @@ class VideoMasks:
     labels: NDArray[np.uint8]
     object_ids: tuple[int, ...]
 
-    def save(self, folder: PathLike) -> Path:
-        """Write ``00000.png`` and so on as palette PNGs that the DAVIS tools read; returns the folder."""
+    def save(self, folder: PathLike, *, overwrite: bool = False) -> Path:
+        """Write ``00000.png`` and so on as palette PNGs that the DAVIS tools read.
+
+        Args:
+            folder: made where it is missing.
+            overwrite: replace masks that are there, all of them: those of a longer video would stay behind.
+
+        Returns:
+            The folder.
+
+        Raises:
+            FileExistsError: it holds masks, and ``overwrite`` is False.
+        """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
+        old = [file for file in target.glob("*.png") if _MASK_NAME.fullmatch(file.name)]
+        if old and not overwrite:
+            raise FileExistsError(f"{target} holds masks already: choose another folder, or pass overwrite=True.")
+        for file in old:
+            file.unlink()
         for index, labels in enumerate(self.labels):
-            write_mask(target / f"{index:05d}.png", labels)
+            write_mask(target / mask_name(index, len(self.labels)), labels)
         return target
 
 
@@ -75,7 +94,12 @@ def follow_masks(
         One :class:`FrameMasks` a frame, the first frame included.
     """
     propagator = Propagator(load_extractor(model), config, kernels=kernels)
-    yield from _follow(video, lambda frame, first: propagator.step(frame, mask=first_mask if first else None), progress)
+    leave_out = [first_mask] if isinstance(first_mask, str | os.PathLike) else []
+
+    def step(frame: NDArray[np.uint8], first: bool) -> FrameMasks:
+        return propagator.step(frame, mask=first_mask if first else None)
+
+    yield from _follow(video, step, progress, leave_out)
 
 
 def propagate_masks(
@@ -91,7 +115,7 @@ def propagate_masks(
 
     Args:
         video: a path, folder of images, array, tensor or iterable of RGB frames; see :func:`read_frames`.
-        first_mask: of the first frame, of its size; see :func:`read_mask`.
+        first_mask: of the first frame, of its size; see :func:`read_mask`. A file in the video's folder is no frame.
         model: a checkpoint's name, or any extractor.
         config: the rules; None = what the model recommends, else the defaults.
         kernels: backend of the affinity; see :func:`available_kernels`.
@@ -172,8 +196,14 @@ def propagate_keypoints(
     return VideoKeypoints(np.stack(points), np.stack(confidence))
 
 
-def _follow(video: VideoSource, step: Callable[[NDArray[np.uint8], bool], _T], progress: bool) -> Iterator[_T]:
+def _follow(
+    video: VideoSource,
+    step: Callable[[NDArray[np.uint8], bool], _T],
+    progress: bool,
+    leave_out: Collection[PathLike] = (),
+) -> Iterator[_T]:
     """Step through a video under a bar; ``step`` is told which frame is the first."""
-    count = count_frames(video) if progress else None
-    for index, frame in enumerate(tqdm(read_frames(video), total=count, unit="frame", disable=not progress)):
+    count = count_frames(video, leave_out=leave_out) if progress else None
+    frames = read_frames(video, leave_out=leave_out)
+    for index, frame in enumerate(tqdm(frames, total=count, unit="frame", disable=not progress)):
         yield step(frame, index == 0)

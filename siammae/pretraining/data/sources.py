@@ -7,13 +7,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from siammae.annotations.tables import list_lines, table_rows
 from siammae.config import PretrainConfig
 from siammae.frames import IMAGE_SUFFIXES, PathLike, require_reader
 from siammae.pretraining.data.clips import Clip
 from siammae.pretraining.data.shards import INDEX_FILE, find_index, read_index, scan_shard
-from siammae.tables import list_lines, table_rows
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv")
+_ANY_BYTES = "surrogateescape"  # names of files need not be UTF-8
 _COLUMNS = ("path", "start", "stop")
 
 
@@ -26,8 +27,9 @@ def find_clips(source: PathLike) -> list[Clip]:
             both); a folder of shards written by ``siammae shard``, or one of its ``.tar`` files; a ``.txt`` file with
             one path a line; a ``.csv`` file with the header ``path,start,stop``, the times in seconds and empty where
             a clip begins or ends with its file; or one video or image. The paths of a list or a table are relative to
-            it and inside its folder. Links to files are followed wherever they lead, in lists as in folders, and the
-            clip is named after the link; folders that are links are not searched. FIFOs and devices are no clips.
+            it and inside its folder, by their text: ``..`` may not lead out of it. Links to files are followed
+            wherever they lead, in a folder and in a list, and the clip is named after the link; linked folders are
+            not searched. Names of any bytes will do; FIFOs and devices are no clips.
 
     Returns:
         Clips in sorted order (folder), or as listed. Their names differ, and stay when the whole source is moved.
@@ -92,7 +94,7 @@ def _search(root: Path) -> list[Clip]:
 
 
 def _read_list(file: Path) -> Iterator[Clip]:
-    for line in list_lines(file):
+    for line in list_lines(file, errors=_ANY_BYTES):
         if (name := line.strip()) and not name.startswith("#"):
             yield _clip(*_listed(file, name))
 
@@ -111,7 +113,7 @@ def _listed(file: Path, name: str) -> tuple[str, Path]:
 
 
 def _read_table(file: Path) -> Iterator[Clip]:
-    for where, row in table_rows(file, ("path",), ",".join(_COLUMNS), known=_COLUMNS):
+    for where, row in table_rows(file, ("path",), ",".join(_COLUMNS), known=_COLUMNS, errors=_ANY_BYTES):
         if surplus := set(row) - set(_COLUMNS):
             raise ValueError(f"{file} has the column {min(surplus)!r}: there may be {', '.join(_COLUMNS)}.")
         if not (row["path"] or "").strip():
