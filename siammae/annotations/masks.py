@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import io
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from siammae.annotations.mask_images import check_levels, davis_colours, mask_pixels, open_mask
-from siammae.frames import PathLike
+from siammae.frames import PathLike, write_bytes
 
 MaskSource: TypeAlias = PathLike | Image.Image | NDArray[np.integer[Any]] | NDArray[np.bool_] | Tensor
 
@@ -150,15 +150,9 @@ def write_mask(path: PathLike, mask: NDArray[np.integer[Any]] | NDArray[np.bool_
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"cannot write a mask to {path.name}: the name must end in .png, which keeps ids exact.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent}: create it first.")
-    image = mask_image(mask)
-    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
-    try:
-        image.save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    mask_image(mask).save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())
 
 
 def mask_image(mask: NDArray[np.integer[Any]] | NDArray[np.bool_] | Tensor) -> Image.Image:

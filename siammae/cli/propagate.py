@@ -20,6 +20,7 @@ from siammae.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from siammae.frames import Backend
     from siammae.propagation.propagator import Propagator
 
 _MASKS = "[0-9]*.png"
@@ -58,7 +59,14 @@ def run(args: argparse.Namespace) -> int:
     propagator = load_propagator(args, Propagator)
     overlay = output / "overlay.mp4" if args.overlay else None
     count = write_masks(
-        propagator, args.video, first_mask, output, overlay=overlay, progress=not args.quiet, leave_out=[args.mask]
+        propagator,
+        args.video,
+        first_mask,
+        output,
+        overlay=overlay,
+        reader=args.reader,
+        progress=not args.quiet,
+        leave_out=[args.mask],
     )
     say(f"{count} masks of objects {', '.join(map(str, propagator.object_ids))} in {output}/")
     if overlay:
@@ -73,6 +81,7 @@ def write_masks(
     output: Path,
     *,
     overlay: Path | None,
+    reader: Backend = "auto",
     progress: bool,
     leave_out: Collection[str] = (),
 ) -> int:
@@ -86,14 +95,14 @@ def write_masks(
     from siammae.visualize import overlay_masks
 
     count, writer = 0, None
-    expected = count_frames(video, leave_out=leave_out)
-    with shown_frames(video, progress=progress, leave_out=leave_out) as frames, ExitStack() as stack:
+    expected = count_frames(video, reader=reader, leave_out=leave_out)
+    with shown_frames(video, reader, progress=progress, leave_out=leave_out) as frames, ExitStack() as stack:
         for frame in frames:
             result = propagator.step(frame, mask=first_mask if count == 0 else None)  # type: ignore[arg-type]
             labels = result.label_map()
             if count == 0:
                 _make_room(output)
-                writer = stack.enter_context(overlay_writer(overlay, video))
+                writer = stack.enter_context(overlay_writer(overlay, video, reader))
             write_mask(output / mask_name(count, expected), labels)
             if writer:
                 writer.write(overlay_masks(frame, labels))

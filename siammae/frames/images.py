@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeAlias
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from siammae.errors import VideoReadError
+from siammae.frames.files import PathLike, require_regular
 from siammae.frames.rgb import check_area, check_depth, to_rgb
 
 logger = logging.getLogger(__name__)
-
-PathLike: TypeAlias = str | os.PathLike[str]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 PICTURE_SUFFIXES = IMAGE_SUFFIXES | {".gif"}  # a GIF is a video as a rule, which training tells from images
@@ -63,10 +61,7 @@ def list_pages(path: Path, leave_out: Collection[PathLike] = (), *, notice: bool
     if path.is_dir():
         images = _images_of(path, {Path(file).resolve() for file in leave_out}, notice)
         return [Page(image, number) for image in images for number in _page_numbers(image)]
-    if not path.is_file():
-        raise VideoReadError(
-            f"{path} is a pipe or a device: a video must be a file or a folder. Save it to a file first."
-        )
+    require_regular(path)
     return [Page(path, number) for number in _page_numbers(path)] if path.suffix.lower() in PICTURE_SUFFIXES else None
 
 
@@ -131,8 +126,7 @@ def _page_numbers(path: Path) -> Sequence[int]:
 
 
 def _open(path: Path) -> Image.Image:
-    if path.exists() and not path.is_file():
-        raise VideoReadError(f"{path} is no file: it must be an image.")  # a pipe would be waited for
+    require_regular(path)
     return Image.open(path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,13 @@ from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
 from siammae.frames import PathLike, VideoSource, count_frames, read_frames
 from siammae.network.loading import load_extractor
+from siammae.outputs import claim_folder
 from siammae.propagation.affinity import Kernels
 from siammae.propagation.labels import FrameMasks
 from siammae.propagation.propagator import FrameKeypoints, KeypointPropagator, Propagator
 
 _T = TypeVar("_T")
-_MASK_NAME = re.compile(r"[0-9]{5,}\.png")
+_MASK_NAME = r"[0-9]{5,}\.png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +44,21 @@ class VideoMasks:
 
         Args:
             folder: made where it is missing.
-            overwrite: replace masks that are there, all of them: those of a longer video would stay behind.
+            overwrite: replace all masks that siammae wrote there: those of a longer video would stay behind.
 
         Returns:
             The folder.
 
         Raises:
-            FileExistsError: it holds masks, and ``overwrite`` is False.
+            ValueError: it holds masks, and ``overwrite`` is False or siammae did not write them; or it is a file.
+            BlockingIOError: another run is writing there.
+            OSError: it cannot be written.
         """
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        old = [file for file in target.glob("*.png") if _MASK_NAME.fullmatch(file.name)]
-        if old and not overwrite:
-            raise FileExistsError(f"{target} holds masks already: choose another folder, or pass overwrite=True.")
-        for file in old:
-            file.unlink()
-        for index, labels in enumerate(self.labels):
-            write_mask(target / mask_name(index, len(self.labels)), labels)
-        return target
+        with claim_folder(folder, "(?!)", numbered=_MASK_NAME, overwrite=overwrite) as results:
+            results.clear()
+            for index, labels in enumerate(self.labels):
+                write_mask(results.path(mask_name(index, len(self.labels))), labels)
+        return Path(folder)
 
 
 @dataclass(frozen=True, slots=True)

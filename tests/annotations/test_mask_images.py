@@ -150,7 +150,7 @@ def test_read_mask_of_several_pages_or_too_many_pixels_is_refused(tmp_path, monk
 
 
 def test_read_mask_of_a_folder_is_refused(tmp_path):
-    with pytest.raises(VideoReadError, match="is no file: it must be an image"):
+    with pytest.raises(VideoReadError, match="is a pipe, a socket, a device or a folder"):
         read_mask(tmp_path)
 
 

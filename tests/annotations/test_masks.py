@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from siammae.annotations.mask_images import davis_colours
-from siammae.annotations.masks import check_frame_size, mask_ids, read_mask, stack_masks, write_mask
+from siammae.annotations.masks import check_frame_size, mask_ids, mask_name, read_mask, stack_masks, write_mask
 from siammae.errors import VideoReadError
 
 IDS = np.array([[0, 1, 1], [7, 254, 255]], np.uint8)
@@ -202,3 +202,9 @@ def test_write_mask_when_davis_annotation_is_written_again_keeps_the_object(shar
         write_mask(tmp_path / "again.png", read_mask(annotation))
         with Image.open(annotation) as before, Image.open(tmp_path / "again.png") as after:
             np.testing.assert_array_equal(np.asarray(after), np.asarray(before) > 0)
+
+
+def test_mask_name_sorts_in_the_order_of_frames():
+    assert [mask_name(7), mask_name(7, 100_000), mask_name(99_999, 100_001)] == ["00007.png", "00007.png", "099999.png"]
+    names = [mask_name(index, 100_001) for index in (0, 9, 99_999, 100_000)]
+    assert sorted(names) == names

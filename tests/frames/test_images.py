@@ -126,7 +126,7 @@ def test_read_frames_of_a_folder_reads_jfif_and_names_what_it_does_not_read(tmp_
 
 def test_read_frames_of_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(VideoReadError, match=r"a\.png is a pipe or a device"):
+    with pytest.raises(VideoReadError, match=r"a\.png is a pipe, a socket, a device"):
         read_frames(tmp_path / "a.png")
 
 

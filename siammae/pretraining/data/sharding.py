@@ -20,7 +20,7 @@ from typing import Any, Literal, Self, TypeVar
 from tqdm import tqdm
 
 from siammae.errors import DatasetError, printable
-from siammae.frames import PathLike, encode_image, require_reader
+from siammae.frames import Backend, PathLike, encode_image, require_reader
 from siammae.outputs import whole
 from siammae.pretraining.data.clips import Clip, Skipped, said
 from siammae.pretraining.data.open_clip import OpenClip
@@ -52,7 +52,7 @@ class ShardSettings:
     format: Literal["jpg", "png"] = "jpg"
     step: int = 1
     shard_mb: float = 500
-    reader: Literal["opencv", "pyav", "torchcodec"] = "opencv"
+    reader: Backend = "auto"
 
     def __post_init__(self) -> None:
         rules = (
