@@ -16,6 +16,7 @@ from siammae.config import ModelConfig, PropagationConfig
 from siammae.errors import CheckpointError
 from siammae.features import extract_features, normalize
 from siammae.frames import PathLike, VideoSource
+from siammae.network.defaults import float32_on_cpu
 from siammae.network.pretraining_model import PretrainingModel
 from siammae.network.vit import sincos_position
 from siammae.network.whitening import Whitening
@@ -78,9 +79,10 @@ class SiamMAE(PretrainingModel):
             propagation = PropagationConfig.from_dict(recommended) if recommended else None
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{folder / hub.CONFIG_FILE}: {error}") from error
-        model = cls(config, propagation=propagation)
-        hub.load_strictly(model, hub.read_weights(folder), source=str(folder / hub.WEIGHTS_FILE))
-        model._check_position(str(folder))
+        with float32_on_cpu():
+            model = cls(config, propagation=propagation)
+            hub.load_strictly(model, hub.read_weights(folder), source=str(folder / hub.WEIGHTS_FILE))
+            model._check_position(str(folder))
         model.name = str(name)
         return model.to(device=device, dtype=dtype).eval()
 
