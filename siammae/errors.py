@@ -1,4 +1,4 @@
-"""Errors of siammae; each is also the builtin a caller would expect.
+"""Errors of siammae; each is also the builtin a caller would expect. And how texts that come from files are printed.
 
 ::
 
@@ -14,6 +14,8 @@ what to do.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 
 class SiamMAEError(Exception):
@@ -46,3 +48,34 @@ class DatasetError(SiamMAEError, FileNotFoundError):
 
 class WorkerError(SiamMAEError, RuntimeError):
     """A process that shared the work failed; the message names the video."""
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """Return another library's message in one line, cut, or the error's class where there is none."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def name_some(names: Collection[str], most: int = 10) -> str:
+    """List names that come from a file: the first few of them, long ones cut, as ``['a', 'b'] and 3 more``."""
+    shown = [name if len(name) <= 100 else f"{name[:100]}..." for _, name in zip(range(most), names, strict=False)]
+    return f"{shown}" + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def printable(text: object, *, keep: str = "") -> str:
+    r"""Return a text that does nothing to a terminal but appear on it.
+
+    Names and texts out of files may hold commands for the terminal (change its title, write to its clipboard, hide
+    what stands before them), line ends that forge a line of a report, or bytes that are no UTF-8 and cannot be encoded.
+
+    Args:
+        text: what is to be printed; anything but a str is made one.
+        keep: characters that stay as they are, such as ``"\n"`` where lines are wanted.
+
+    Returns:
+        The text, with every character but spaces and visible ones as Python writes it in a literal: ``\x1b``.
+    """
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode("ascii")
+        for char in str(text)
+    )

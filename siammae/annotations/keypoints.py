@@ -1,20 +1,21 @@
-"""Keypoints of a video as CSV, in the form of ``siammae track``: frame, name, x, y, confidence."""
+"""Keypoints as CSV: those of a first frame (name, x, y), and tracks (frame, name, x, y, confidence)."""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from siammae.annotations.tables import Row, table_rows
 from siammae.outputs import whole
 
 _COLUMNS = ("frame", "name", "x", "y", "confidence")
+_DIGITS = 20  # of a frame number, and more than any has
 FramePoints = tuple[NDArray[np.float32], NDArray[np.float32]]  # points (N, 2) and confidence (N,)
-_Row = Mapping[str, str | None]
 
 
 def write_tracks(path: Path, names: Sequence[str], frames: Iterable[FramePoints]) -> None:
@@ -34,6 +35,38 @@ def write_tracks(path: Path, names: Sequence[str], frames: Iterable[FramePoints]
                 rows.writerow([index, name, str(x), str(y), str(sure)])
 
 
+def read_points(path: Path) -> tuple[list[str], NDArray[np.float64]]:
+    """Read the keypoints of a video's first frame.
+
+    Args:
+        path: of a table with the columns x, y and perhaps name and frame, in any order and spelling of capitals. A
+            table with frames, such as tracks that were written before, gives the rows of frame 0. Further columns are
+            not read.
+
+    Returns:
+        The names, ``point_1``, ``point_2``, ... where there are none, and x, y ``(N, 2)`` float64.
+
+    Raises:
+        ValueError: there is no keypoint, a name comes twice, or the table or a value is malformed; the message names
+            the line.
+        OSError: the file cannot be read.
+    """
+    names, points, others = list[str](), list[tuple[float, float]](), 0
+    for place, row in table_rows(path, ("x", "y"), "name,x,y (or x,y)", known=("frame", "name")):
+        if "frame" in row and _frame(row, place) > 0:
+            others += 1
+            continue
+        name = (row.get("name") or "").strip() or f"point_{len(names) + 1}"
+        if name in names:
+            raise ValueError(f"{place}: the keypoint {name!r} is there twice: their tracks could not be told apart.")
+        points.append(_point(row, place))
+        names.append(name)
+    if not points:
+        found = f"none of its {others} rows has the frame 0" if others else "write one name,x,y a line"
+        raise ValueError(f"{path} holds no keypoint of the first frame: {found}.")
+    return names, np.array(points)
+
+
 def read_tracks(path: Path, names: Sequence[str], frames: int) -> NDArray[np.float32]:
     """Read keypoints, of which every frame must have all; the lines may come in any order.
 
@@ -49,39 +82,36 @@ def read_tracks(path: Path, names: Sequence[str], frames: int) -> NDArray[np.flo
         ValueError: a column, a line or a value is missing, surplus or no number; the message names the line.
     """
     points = np.full((frames, len(names), 2), np.nan, np.float32)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if missing := [name for name in _COLUMNS[:4] if name not in (reader.fieldnames or ())]:
-            raise ValueError(f"{path} has no column {missing[0]}: the first line must be {','.join(_COLUMNS)}.")
-        for row in reader:
-            place = f"{path}, line {reader.line_num}"
-            index, keypoint = _frame(row, frames, place), _keypoint(row, names, place)
-            if not np.isnan(points[index, keypoint, 0]):
-                raise ValueError(f"{place}: frame {index} has {names[keypoint]!r} twice.")
-            points[index, keypoint] = _point(row, place)
+    for place, row in table_rows(path, _COLUMNS[:4], ",".join(_COLUMNS)):
+        index, keypoint = _frame(row, place), _keypoint(row, names, place)
+        if index >= frames:
+            raise ValueError(f"{place}: frame is {index}: the video has the frames 0 to {frames - 1}.")
+        if not np.isnan(points[index, keypoint, 0]):
+            raise ValueError(f"{place}: frame {index} has {names[keypoint]!r} twice.")
+        points[index, keypoint] = _point(row, place)
     if (gaps := np.argwhere(np.isnan(points[..., 0]))).size:
         index, keypoint = gaps[0]
         raise ValueError(f"{path} has no {names[keypoint]!r} in frame {index}: all of the {frames} frames need it.")
     return points
 
 
-def _frame(row: _Row, frames: int, place: str) -> int:
+def _frame(row: Row, place: str) -> int:
     text = row["frame"] or ""
-    if not (text.strip().isdecimal() and int(text) < frames):
-        raise ValueError(f"{place}: frame is {text!r}: the video has the frames 0 to {frames - 1}.")
+    if not (text.strip().isdecimal() and len(text) < _DIGITS):
+        raise ValueError(f"{place}: frame is {text[:_DIGITS]!r}: frames are counted 0, 1, 2, ...")
     return int(text)
 
 
-def _keypoint(row: _Row, names: Sequence[str], place: str) -> int:
+def _keypoint(row: Row, names: Sequence[str], place: str) -> int:
     name = (row["name"] or "").strip()
     if name not in names:
         raise ValueError(f"{place}: name is {name!r}: known are {', '.join(names)}.")
     return names.index(name)
 
 
-def _point(row: _Row, place: str) -> tuple[float, float]:
+def _point(row: Row, place: str) -> tuple[float, float]:
     try:
-        x, y = float(row["x"] or ""), float(row["y"] or "")
+        x, y = (float((row[name] or "").replace("_", "?")) for name in ("x", "y"))  # Python takes 10_5 for 105
     except ValueError:
         raise ValueError(f"{place}: x is {row['x']!r} and y {row['y']!r}: they must be numbers.") from None
     if not (math.isfinite(x) and math.isfinite(y)):

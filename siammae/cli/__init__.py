@@ -24,7 +24,7 @@ from siammae.cli import (
     sweep,
     track,
 )
-from siammae.errors import SiamMAEError
+from siammae.errors import SiamMAEError, printable
 
 _TRACEBACK = "SIAMMAE_TRACEBACK"
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ) as error:  # ImportError: a missing extra
         if os.environ.get(_TRACEBACK):
             raise
-        print(f"siammae {args.command}: error: {error}", file=sys.stderr)
+        print(f"siammae {args.command}: error:", printable(error, keep="\n"), file=sys.stderr)
         return 1
 
 

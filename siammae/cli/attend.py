@@ -14,6 +14,7 @@ from siammae.cli.options import (
     add_model_options,
     add_video_argument,
     output_folder,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     if args.point is None or has_class_attention(model):
         tables["cls"] = class_rows(frames, class_attention(model, resized, layer=args.layer))
     else:
-        print("no cls.png: this network has no CLS token, or attention of another kind")
+        say("no cls.png: this network has no CLS token, or attention of another kind")
     if args.point is not None:
         tables["point"] = _point_rows(args, clip, resized, model, config.temperature)
     output.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     rate = (frame_rate(args.video) or 25.0) / args.gap
     for name, rows in tables.items():
         for path in _write(output / f"{name}.png", rows, captions, rate, video=args.write_video):
-            print(path)
+            say(path)
     return 0
 
 
@@ -151,7 +152,7 @@ def _point_rows(
         seed=args.seed,
     )
     if matches.decoder is None:
-        print("this network has no cross-attention: point.png shows features only")
+        say("this network has no cross-attention: point.png shows features only")
     return point_rows(frames, matches)
 
 

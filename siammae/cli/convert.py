@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from siammae.cli.inputs import assignments
-from siammae.cli.options import Commands, add_command
+from siammae.cli.options import Commands, add_command, say
 
 _EXAMPLES = """families:
   cropmae (and SiamMAE as re-implemented there), catmae, rsp, tobo, mae, dino, dinov2, tcore, vit (timm's names);
@@ -37,7 +37,13 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from siammae.convert import convert_checkpoint
 
-    report = convert_checkpoint(args.file, args.output, family=args.family, **assignments(args.set))
-    print(report)
-    print(f"checkpoint in {report.folder}")
+    fields = assignments(args.set)
+    if taken := {"file", "folder", "family"} & set(fields):
+        raise ValueError(
+            f"--set {taken.pop()}: it is no field of ModelConfig. Say whose checkpoint it is by --family, and where "
+            "the new one goes by --output."
+        )
+    report = convert_checkpoint(args.file, args.output, family=args.family, **fields)
+    say(report)
+    say(f"checkpoint in {report.folder}")
     return 0

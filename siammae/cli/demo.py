@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from siammae.cli.options import Commands, add_command, add_model_options, add_propagation_options
+from siammae.cli.options import Commands, add_command, add_model_options, add_propagation_options, say
 from siammae.cli.propagate import write_masks
 
 _SHEET_FRAMES = 8
@@ -44,13 +44,13 @@ def run(args: argparse.Namespace) -> int:
     masks = output / "masks"
     propagator = load_propagator(args, Propagator)
     video, overlay = source / "walkers.mp4", output / "overlay.mp4"
-    print(f"following two people through {video.name} with {args.model}, from the mask of the first frame")
+    say(f"following two people through {video.name} with {args.model}, from the mask of the first frame")
     first_mask = read_mask(source / "walkers_first_mask.png")
     count = write_masks(propagator, str(video), first_mask, masks, overlay=overlay, progress=not args.quiet)
     sheet = _write_sheet(video, masks, count, output / "contact_sheet.png")
-    print(f"masks          {masks}/ ({count} PNGs: pixel value = object id)")
-    print(f"overlay video  {overlay}")
-    print(f"contact sheet  {sheet}")
+    say(f"masks          {masks}/ ({count} PNGs: pixel value = object id)")
+    say(f"overlay video  {overlay}")
+    say(f"contact sheet  {sheet}")
     return 0
 
 

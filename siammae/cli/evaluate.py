@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from siammae.cli.entries import find_entries
-from siammae.cli.options import Commands, add_command, add_model_options, add_propagation_options
+from siammae.cli.options import Commands, add_command, add_model_options, add_propagation_options, say
 
 ScoreAt = Literal["native"] | tuple[int, int]
 if TYPE_CHECKING:
@@ -191,18 +191,18 @@ def run(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace, results: list[EvaluationResult], comparison: Comparison | None = None) -> int:
     """Print tables and write files: of the one row, or of the comparison."""
     if comparison is not None and len(results) > len({result.scored_at for result in results}):
-        print(comparison.table())
+        say(comparison.table())
         written = _write(args, comparison.save, comparison.markdown())
     else:
-        print("\n\n".join(result.table() for result in results))
+        say("\n\n".join(result.table() for result in results))
         if comparison is not None and results[0].details["changed_input"]:
-            print(f"frames enter at {_pixels(results[0])}, not as these rules have it")
+            say(f"frames enter at {_pixels(results[0])}, not as these rules have it")
         written = [path for result in results for path in _write_one(args, result, len(results) > 1)]
     if args.plot and comparison is not None:
         comparison.plot(args.plot)
         written.append(args.plot)
     for path in written:
-        print(f"scores written to {path}")
+        say(f"scores written to {path}")
     return 0
 
 

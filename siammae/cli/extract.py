@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from siammae.cli.inputs import load_model, shown_frames
-from siammae.cli.options import Commands, add_command, add_model_options, add_video_argument
+from siammae.cli.options import Commands, add_command, add_model_options, add_video_argument, say
 
 _EXAMPLE = """The file holds one tensor "features" (T, C, h, w) and the checkpoint's name in its metadata:
   from safetensors.torch import load_file
@@ -28,7 +28,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from siammae.checkpoints.hub import save_tensors
+    from siammae.checkpoints.tensors import save_tensors
 
     output = Path(args.output)
     if output.suffix != ".safetensors":
@@ -46,5 +46,5 @@ def run(args: argparse.Namespace) -> int:
         part.replace(output)
     finally:
         part.unlink(missing_ok=True)
-    print(f"features {tuple(features.shape)} {features.dtype} (frames, channels, rows, columns) in {output}")
+    say(f"features {tuple(features.shape)} {features.dtype} (frames, channels, rows, columns) in {output}")
     return 0

@@ -7,7 +7,7 @@ import platform
 from typing import TYPE_CHECKING
 
 from siammae._version import __version__
-from siammae.cli.options import Commands, add_command
+from siammae.cli.options import Commands, add_command, say
 
 if TYPE_CHECKING:
     from siammae.network.model import SiamMAE
@@ -25,13 +25,13 @@ def run(args: argparse.Namespace) -> int:
     from siammae.checkpoints.hub import CARD_FILE, bundled_names, find_checkpoint
     from siammae.network.model import SiamMAE
 
-    print("\n".join(_machine()))
-    print(f"\nbundled checkpoints: {', '.join(bundled_names())}")
+    say("\n".join(_machine()))
+    say(f"\nbundled checkpoints: {', '.join(bundled_names())}")
     folder = find_checkpoint(args.name)
-    print("\n".join(_checkpoint(SiamMAE.from_pretrained(folder), args.name)))
-    print(f"  folder       {folder}")
+    say("\n".join(_checkpoint(SiamMAE.from_pretrained(folder), args.name)))
+    say(f"  folder       {folder}")
     if args.card:
-        print("\n" + (folder / CARD_FILE).read_text(encoding="utf-8"))
+        say("\n" + (folder / CARD_FILE).read_text(encoding="utf-8"))
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from siammae.checkpoints.known_models import KnownModel, known_models
-from siammae.cli.options import Commands, add_command
+from siammae.cli.options import Commands, add_command, say
 
 _NOTES = """
 J&F is published, on DAVIS-2017 val, in percent. Sources differ in input size and rules: compare nothing but by
@@ -23,16 +23,16 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     models = known_models()
     if args.json:
-        print(json.dumps([model.to_dict() for model in models], indent=2))
+        say(json.dumps([model.to_dict() for model in models], indent=2))
         return 0
     lines = [("name", "family", "patch", "M", "licence", "gate", "J&F", "source"), *map(_cells, models)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    print(_NOTES)
-    print("\nbundled and timm/ names go to --model. The others:")
+        say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    say(_NOTES)
+    say("\nbundled and timm/ names go to --model. The others:")
     for family, load in dict.fromkeys((m.family, m.load) for m in models if "--model" not in m.load):
-        print(f"  {family}: {load}")
+        say(f"  {family}: {load}")
     return 0
 
 

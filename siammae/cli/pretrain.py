@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from siammae.cli.inputs import pick_device
-from siammae.cli.options import Commands, add_command, field_help
+from siammae.cli.options import Commands, add_command, field_help, say
 from siammae.config import LOGGERS, PRETRAIN_CHOICES, VIT_SIZES, ModelConfig, PretrainConfig
 from siammae.config.recipes import RECIPES
 
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         progress=not args.quiet,
     )
     if is_main_process():
-        print(f"weights in {folder}: use them with --model {folder}")
+        say(f"weights in {folder}: use them with --model {folder}")
     return 0
 
 

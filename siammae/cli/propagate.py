@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from siammae.cli.inputs import load_propagator, overlay_writer, shown_frames
-from siammae.cli.options import Commands, add_command, add_model_options, add_propagation_options, add_video_argument
+from siammae.cli.options import (
+    Commands,
+    add_command,
+    add_model_options,
+    add_propagation_options,
+    add_video_argument,
+    say,
+)
 
 if TYPE_CHECKING:
     from siammae.propagation.propagator import Propagator
@@ -43,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
     propagator = load_propagator(args, Propagator)
     overlay = output / "overlay.mp4" if args.overlay else None
     count = write_masks(propagator, args.video, first_mask, output, overlay=overlay, progress=not args.quiet)
-    print(f"{count} masks of objects {', '.join(map(str, propagator.object_ids))} in {output}/")
+    say(f"{count} masks of objects {', '.join(map(str, propagator.object_ids))} in {output}/")
     if overlay:
-        print(f"overlay video: {overlay}")
+        say(f"overlay video: {overlay}")
     return 0
 
 

@@ -15,6 +15,7 @@ from siammae.cli.options import (
     add_model_options,
     add_video_argument,
     output_folder,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -85,10 +86,10 @@ def run(args: argparse.Namespace) -> int:
         target.parent.mkdir(parents=True, exist_ok=True)
         _write(shown, target, [f"frame {second} from {first}" for first, second in pairs], args.fps)
     if len(numbers) < args.frames:
-        print(f"the video ends after {len(numbers)} of {args.frames} frames")
+        say(f"the video ends after {len(numbers)} of {args.frames} frames")
     size, hidden = "x".join(map(str, shown.target.shape[1:3])), int(shown.hidden[0].sum())
-    print(f"{len(pairs)} frames of {size} pixels, {hidden} of {shown.hidden[0].size} patches predicted in each")
-    print("\n".join(map(str, targets)))
+    say(f"{len(pairs)} frames of {size} pixels, {hidden} of {shown.hidden[0].size} patches predicted in each")
+    say("\n".join(map(str, targets)))
     return 0
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from siammae.cli.options import Commands, add_command
+from siammae.cli.options import Commands, add_command, say
+from siammae.errors import printable
 
 _EXAMPLES = """Shards are uncompressed tar files in WebDataset's naming: a sample a clip, NUMBER.json with its name,
 frame rate and sizes, NUMBER.FRAME.jpg for each frame. From them training draws the pairs that it would draw from the
@@ -63,9 +64,9 @@ def run(args: argparse.Namespace) -> int:
         report = write_shards(args.videos, args.output, settings, workers=args.workers, progress=not args.quiet)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("stopped; the same command goes on after the last whole tar") from stop
-    print(f"{report.clips} clips in {report.shards} shards in {args.output}: train with siammae pretrain {args.output}")
+    say(f"{report.clips} clips in {report.shards} shards in {args.output}: train with siammae pretrain {args.output}")
     if report.skipped:
-        print(f"skipped {len(report.skipped)} that cannot be read:")
+        say(f"skipped {len(report.skipped)} that cannot be read:")
         for name, reason in report.skipped:
-            print(f"  {name}: {reason}")
+            say(f"  {printable(name)}: {reason}")
     return 0

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from siammae.cli.inputs import as_assignments, load_model, propagation_config
-from siammae.cli.options import Commands, add_command, add_model_options, add_propagation_options
+from siammae.cli.options import Commands, add_command, add_model_options, add_propagation_options, say
 
 _VIDEOS = {"davis": "sequences", "vip": "videos", "jhmdb": "clips"}
 _SPLITS = {"davis": "train", "vip": "train", "jhmdb": "split1"}
@@ -68,14 +68,14 @@ def run(args: argparse.Namespace) -> int:
     )
     if not is_main_process():
         return 0
-    print(found.table())
+    say(found.table())
     best = dict(found.changes[0])
-    print("\nbest rules, in Python and on the command line:")
-    print(f"  config.replace({', '.join(f'{name}={value!r}' for name, value in best.items())})")
-    print("  " + " ".join(f"--set {text}" for text in as_assignments(best)))
+    say("\nbest rules, in Python and on the command line:")
+    say(f"  config.replace({', '.join(f'{name}={value!r}' for name, value in best.items())})")
+    say("  " + " ".join(f"--set {text}" for text in as_assignments(best)))
     if args.json:
         found.save(args.json)
-        print(f"all trials written to {args.json}")
+        say(f"all trials written to {args.json}")
     return 0
 
 

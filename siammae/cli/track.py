@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from siammae.cli.inputs import load_propagator, overlay_writer, shown_frames
-from siammae.cli.options import Commands, add_command, add_model_options, add_propagation_options, add_video_argument
+from siammae.cli.options import (
+    Commands,
+    add_command,
+    add_model_options,
+    add_propagation_options,
+    add_video_argument,
+    say,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +26,7 @@ if TYPE_CHECKING:
 
 _READABLE_NAMES = 8  # more names on one picture cover each other
 _FORMAT = """points file: CSV with the header name,x,y (or x,y), one keypoint a line, in pixels of the first frame;
-the centre of the top left pixel is 0,0.
+the centre of the top left pixel is 0,0. Of a table with frames, such as an output, frame 0 is taken.
 output: CSV with the header frame,name,x,y,confidence.
 
 example:
@@ -40,50 +46,21 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from siammae.annotations.keypoints import read_points
     from siammae.propagation.propagator import KeypointPropagator
 
     output = Path(args.output)
     if output.suffix != ".csv":
         raise ValueError(f"the output is {output}: it must end in .csv.")
-    names, points = read_points(args.points)
+    names, points = read_points(Path(args.points))
     propagator = load_propagator(args, KeypointPropagator)
     output.parent.mkdir(parents=True, exist_ok=True)
     overlay = output.with_suffix(".mp4") if args.overlay else None
     count = _write_tracks(propagator, args.video, names, points, output, overlay, progress=not args.quiet)
-    print(f"{len(names)} keypoints in {count} frames: {output}")
+    say(f"{len(names)} keypoints in {count} frames: {output}")
     if overlay:
-        print(f"overlay video: {overlay}")
+        say(f"overlay video: {overlay}")
     return 0
-
-
-def read_points(path: str) -> tuple[list[str], NDArray[np.float64]]:
-    """Read keypoints; returns names and ``(N, 2)`` x, y.
-
-    Raises:
-        ValueError: the file is not in the format, with the line.
-    """
-    import numpy as np
-
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = [name.strip().lower() for name in reader.fieldnames or ()]
-        if not {"x", "y"} <= set(columns):
-            raise ValueError(f"{path} has the columns {columns}: the first line must be name,x,y (or x,y).")
-        reader.fieldnames = columns
-        rows = list(reader)
-    names, points = [], []
-    for line, row in enumerate(rows, start=2):
-        try:
-            x, y = float(row["x"]), float(row["y"])
-        except (TypeError, ValueError):
-            raise ValueError(f"{path}, line {line}: x is {row['x']!r} and y {row['y']!r}, no numbers.") from None
-        if not (math.isfinite(x) and math.isfinite(y)):
-            raise ValueError(f"{path}, line {line}: x is {x} and y {y}, they must be finite.")
-        points.append((x, y))
-        names.append((row.get("name") or f"point_{line - 1}").strip())
-    if not points:
-        raise ValueError(f"{path} holds no keypoint: write one name,x,y a line.")
-    return names, np.array(points)
 
 
 def _write_tracks(

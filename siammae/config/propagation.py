@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from siammae.config.presets import PRESETS
-from siammae.config.settings import Settings, check, check_choice, check_color, check_integers
+from siammae.config.settings import Settings, check, check_choice, check_color, check_flags, check_integers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +86,7 @@ class PropagationConfig(Settings):
 
     def __post_init__(self) -> None:
         check_integers(self)
+        check_flags(self)
         check(self.top_k >= 1, "top_k", self.top_k, "at least 1")
         check(
             self.temperature > 0 and math.isfinite(self.temperature), "temperature", self.temperature, "above 0, finite"

@@ -15,7 +15,7 @@ from siammae.config import PropagationConfig
 from siammae.distributed import is_main_process
 from siammae.evaluation.davis.evaluation import Davis
 from siammae.evaluation.jhmdb.evaluation import Jhmdb
-from siammae.evaluation.results import EvaluationResult, aligned, percent, write_json, write_text
+from siammae.evaluation.results import EvaluationResult, aligned, markdown_lines, percent, write_json, write_text
 from siammae.evaluation.scoring import Benchmark, Job, evaluate, network_input
 from siammae.evaluation.vip.evaluation import Vip
 from siammae.features import FeatureExtractor
@@ -69,8 +69,7 @@ class Comparison:
         """Return the same as a Markdown table."""
         header, *rows = self._lines()
         rule = ["-"] * 3 + ["-:"] * (len(header) - 3)
-        table = "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
-        return "\n\n".join([table, *self._notes()]) + "\n"
+        return "\n\n".join([markdown_lines([header, rule, *rows]), *self._notes()]) + "\n"
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write everything as JSON; the file appears whole or not at all."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from siammae._version import __version__
 from siammae.config import PropagationConfig
+from siammae.errors import printable
 from siammae.features import FeatureExtractor
 
 # Our scores and their columns in the CSVs of the official tool.
@@ -207,7 +208,12 @@ def markdown_table(corner: str, rows: Mapping[str, Mapping[str, float]]) -> str:
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     lines = [[corner, *columns], ["-"] + ["-:"] * len(columns)]
     lines += [[name, *(percent(row.get(column)) for column in columns)] for name, row in rows.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_lines(lines)
+
+
+def markdown_lines(lines: Iterable[Sequence[str]]) -> str:
+    """Return lines of cells as those of a Markdown table; names that come from files cannot break it."""
+    return "\n".join(f"| {' | '.join(map(printable, line))} |" for line in lines)
 
 
 def model_name(model: FeatureExtractor) -> str:
@@ -254,6 +260,7 @@ def _csv(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def aligned(lines: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
     """Put columns of text under each other, the first ``left`` of them to the left, numbers to the right."""
+    lines = [[printable(cell) for cell in line] for line in lines]  # names come from files
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "  ".join(

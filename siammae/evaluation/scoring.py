@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from siammae.config import PropagationConfig
 from siammae.distributed import join_processes
+from siammae.errors import printable
 from siammae.evaluation.cache import FeatureCache
 from siammae.evaluation.processes import map_in_processes
 from siammae.evaluation.results import EvaluationResult, claim_folder, model_name
@@ -216,7 +217,7 @@ def _score(
                 rows[part.name] |= scores
             return rows
         for part in parts:
-            bar.set_description(part.name)
+            bar.set_description(printable(part.name))
             before = bar.n
             rows[part.name] |= work(part, bar.update)
             bar.update(before + part.ticks - bar.n)  # what was there already is counted too

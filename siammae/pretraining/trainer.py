@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
@@ -16,7 +18,7 @@ from siammae.distributed import Processes, join_processes
 from siammae.frames import PathLike
 from siammae.pretraining.checkpoint import claim_videos, cut_log, load_state, save_state, state_files
 from siammae.pretraining.data.batches import clips_per_step, read_batches
-from siammae.pretraining.data.clips import Clip
+from siammae.pretraining.data.clips import Clip, said
 from siammae.pretraining.data.crops import Pairs
 from siammae.pretraining.data.pairs import VideoPairs
 from siammae.pretraining.data.skipped import SKIPPED_FILE, SkippedClips
@@ -28,6 +30,8 @@ from siammae.pretraining.run_log import RunLog
 from siammae.pretraining.schedule import learning_rate, total_steps
 from siammae.pretraining.step import choose_precision, train_step
 from siammae.pretraining.stopping import StopRequest
+
+logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"
 _GO_ON, _STOP, _FAILED = range(3)  # what the processes tell each other before a step; the largest counts
@@ -44,7 +48,8 @@ def pretrain(
     """Train from video pairs.
 
     Same configuration, videos and machine give bit-identical weights on a CPU, also when a run is interrupted and
-    resumed: Ctrl-C, SIGTERM and SIGUSR1 save its state first, and a killed run goes on from its last saved state.
+    resumed: Ctrl-C, SIGTERM, SIGUSR1, SIGHUP and any error save its state first, and a killed run goes on from its last
+    saved state.
     Processes that torchrun started share every batch; with another number of them the weights are the same but for
     the rounding of sums, and but for what depends on the company of a pair: ``match_weight``, and dropout in the
     decoder ``"cropmae"``.
@@ -67,7 +72,7 @@ def pretrain(
         CheckpointError: ``resume`` has no state, or one of another configuration.
         FloatingPointError: the loss is no longer finite.
         KeyboardInterrupt: a signal stopped the run; its state is saved.
-        WorkerError: another of several processes failed.
+        WorkerError: another of several processes failed, or one that reads ahead.
         DatasetError: too many clips cannot be read, or ``config.probe`` is not in DAVIS's layout.
         ImportError: a reader or logger is not installed.
     """
@@ -103,37 +108,60 @@ def _train(
 ) -> Path:
     """Make the steps of one sitting and save what they lead to."""
     stream = processes.together(lambda: VideoPairs(clips, config))
-    done, error = steps.start, None
-    said: int = _GO_ON
     loggers = processes.together(lambda: [] if processes.rank else open_loggers(config))
     report = None if processes.rank else Path(config.output_dir) / SKIPPED_FILE
     skipped = SkippedClips(len(clips), config.max_skipped, report)
     bar = tqdm(total=total, initial=steps.start, desc="pretrain", disable=not progress)
     with ExitStack() as closing, StopRequest() as request, bar:
-        for logger in loggers:
-            closing.callback(logger.close)
+        for one in loggers:
+            closing.callback(one.close)
         run_log = RunLog(config, processes, bar, loggers)
         monitor = processes.together(lambda: Monitor(config, processes, stream, run_log, loggers))
-        batches = read_batches(stream, config, processes, steps, learner.device, run_log.waited)
-        for step in steps:
-            pairs, error = _next(batches, skipped)
-            said = processes.highest(_FAILED if pairs is None else _STOP if request.received else _GO_ON)
-            if said != _GO_ON or pairs is None:
-                break
-            rate = learning_rate(step, config, total)
-            run_log.add(step + 1, train_step(learner, pairs, config, step, rate, processes), rate)
-            done = step + 1
-            if done % config.checkpoint_every == 0 and done < steps.stop:
-                _save(config, learner, done, processes, run_log, skipped)
-            monitor.look(done, learner)
-        exported = _save(config, learner, done, processes, run_log, skipped)
-    if said == _FAILED:
+        batches = closing.enter_context(
+            contextlib.closing(read_batches(stream, config, processes, steps, learner.device, run_log.waited))
+        )
+
+        def save(step: int) -> Path:
+            return _save(config, learner, step, processes, run_log, skipped)
+
+        done, verdict, error = steps.start, _GO_ON, None
+        try:
+            for step in steps:
+                pairs, error = _next(batches, skipped)
+                verdict = processes.highest(_FAILED if pairs is None else _STOP if request.received else _GO_ON)
+                if verdict != _GO_ON or pairs is None:
+                    break
+                rate = learning_rate(step, config, total)
+                losses = train_step(learner, pairs, config, step, rate, processes)
+                done = step + 1
+                run_log.add(done, losses, rate)
+                if done % config.checkpoint_every == 0 and done < steps.stop:
+                    save(done)
+                monitor.look(done, learner)
+            exported = save(done)
+        except Exception as trouble:
+            if processes.count == 1 and not learner.changing:
+                _rescue(save, done, trouble)
+            raise
+    if verdict == _FAILED:
         processes.raise_all(error)
-    if said == _STOP:
+    if verdict == _STOP:
         raise KeyboardInterrupt(
             f"stopped at step {done} of {total}; the state is saved, resume={config.output_dir!r} goes on"
         )
     return exported
+
+
+def _rescue(save: Callable[[int], object], step: int, trouble: Exception) -> None:
+    """Save what was learnt before an error ends the run; a loss that is not finite is never saved."""
+    if isinstance(trouble, FloatingPointError):
+        return
+    try:
+        save(step)
+    except Exception as error:  # such as a disk that is full
+        logger.warning("the state of step %d cannot be saved (%s): resume from the one before", step, said(error))
+    else:
+        logger.warning("the state of step %d is saved: resume goes on", step)
 
 
 def _next(batches: Iterator[Pairs], skipped: SkippedClips) -> tuple[Pairs | None, Exception | None]:

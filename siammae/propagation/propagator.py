@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
 from siammae.frames import FrameSource
 from siammae.propagation.affinity import FrameFeatures, Kernels
-from siammae.propagation.context import ContextFrame, Size, Stream, recommended_config
+from siammae.propagation.context import ContextFrame, Size, Stream, Turn, in_turn, recommended_config
 from siammae.propagation.labels import FrameMasks, decode_keypoints, encode_keypoints, encode_mask, unit_sum
 
 
@@ -26,13 +27,19 @@ class _Propagator:
     def __init__(
         self, extractor: FeatureExtractor, config: PropagationConfig | None = None, *, kernels: Kernels = "auto"
     ) -> None:
+        self._turn = Turn()
         self._stream = Stream(extractor, config or recommended_config(extractor), kernels)
+
+    def __copy__(self) -> Self:
+        """Return a propagator that goes on from here by itself, with the same extractor."""
+        return copy.deepcopy(self, {id(self._stream.extractor): self._stream.extractor})
 
     @property
     def config(self) -> PropagationConfig:
         """The rules in use."""
         return self._stream.config
 
+    @in_turn
     def reset(self) -> None:
         """Forget frames and labels; keep the model."""
         self._stream.reset()
@@ -61,11 +68,13 @@ class Propagator(_Propagator):
         """Ids followed now, in the order in which they came."""
         return self._ids
 
+    @in_turn
     def reset(self) -> None:
         """Forget frames and objects; keep the model."""
         super().reset()
         self._ids = ()
 
+    @in_turn
     def step(
         self, frame: FrameSource, *, mask: MaskSource | None = None, object_ids: Sequence[int] | None = None
     ) -> FrameMasks:
@@ -85,7 +94,7 @@ class Propagator(_Propagator):
             The frame's masks.
 
         Raises:
-            RuntimeError: there was no mask yet.
+            RuntimeError: there was no mask yet, or another thread is at work in this propagator.
             ValueError: frame or mask are refused; nothing has changed then, and the frame may be given again.
         """
         stream = self._stream
@@ -173,6 +182,7 @@ class Propagator(_Propagator):
 
         self._stream.queue.change(revised)
 
+    @in_turn
     def remove_object(self, object_id: int) -> None:
         """Stop following one object; its share of every remembered frame goes to the background.
 
@@ -227,11 +237,13 @@ class KeypointPropagator(_Propagator):
         super().__init__(extractor, config, kernels=kernels)
         self._count = 0
 
+    @in_turn
     def reset(self) -> None:
         """Forget frames and keypoints; keep the model."""
         super().reset()
         self._count = 0
 
+    @in_turn
     def step(self, frame: FrameSource, *, keypoints: NDArray[np.floating] | None = None) -> FrameKeypoints:
         """Take the next frame.
 
@@ -244,7 +256,7 @@ class KeypointPropagator(_Propagator):
             Points ``(N, 2)`` and confidence ``(N,)``. Given points come back as they are, with confidence 1.
 
         Raises:
-            RuntimeError: there were no keypoints yet.
+            RuntimeError: there were no keypoints yet, or another thread is at work in this propagator.
             ValueError: frame or keypoints are refused; nothing has changed then.
         """
         stream = self._stream

@@ -1,12 +1,15 @@
 import csv
+import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -283,6 +286,18 @@ def test_info_names_checkpoint_and_kernels(weights, capsys):
     assert "# SiamMAE checkpoint" in out
 
 
+def test_cards_folders_and_errors_cannot_command_the_terminal(weights, tmp_path, capsys):
+    folder = tmp_path / "w\x1b]52;c;aGk=\x07"
+    shutil.copytree(weights, folder)
+    (folder / "README.md").write_text("# A card\n\tof \x1b[2Jtwo lines\x9b8m\n")
+    assert main(["info", str(folder), "--card"]) == 0
+    out = capsys.readouterr().out
+    assert out.count(r"w\x1b]52;c;aGk=\x07") == 2
+    assert "\n# A card\n\tof \\x1b[2Jtwo lines\\x9b8m\n" in out
+    assert "\x1b" not in out
+    assert r"\x1b[2J.mp4" in fails(capsys, "extract", tmp_path / "\x1b[2J.mp4", "-o", tmp_path / "a.safetensors")
+
+
 def test_demo_writes_masks_overlay_and_contact_sheet(weights, tmp_path, capsys):
     out = tmp_path / "demo"
     assert main(["demo", "-o", str(out), "--model", weights, "--short-side", "64", "--quiet"]) == 0
@@ -333,6 +348,24 @@ def test_help_of_every_command_is_printed(command, capsys):
 def test_field_help_explains_every_field(settings):
     assert list(field_help(settings)) == list(settings.__dataclass_fields__)
     assert all(len(text) > 8 for text in field_help(settings).values())
+
+
+def test_help_is_the_same_without_docstrings():
+    code = "from siammae.cli import main; main()"
+    texts = [
+        subprocess.run(
+            [sys.executable, *flag, "-c", code, "pretrain", "--help"], capture_output=True, text=True, check=True
+        )
+        for flag in ([], ["-OO"])
+    ]
+    assert texts[0].stdout == texts[1].stdout
+    assert "batch_size" in texts[0].stdout or "--batch" in texts[0].stdout
+
+
+def test_field_help_without_docstrings_and_sources_is_empty(monkeypatch):
+    made = dataclasses.make_dataclass("Made", ["field"])
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(optimize=2))
+    assert field_help(made) == {}
 
 
 def test_pick_device_when_auto_finds_one():

@@ -215,3 +215,10 @@ def test_write_makes_the_two_files_of_the_official_tool(tmp_path):
 def test_write_of_another_data_set_has_no_official_files(tmp_path):
     result = EvaluationResult(dataset="VIP", scores={"mIoU": 1.0}, per_video={}, details={"split": "val"})
     assert [path.name for path in result.write(tmp_path)] == ["scores.json", "scores.md"]
+
+
+def test_tables_show_names_that_would_command_the_terminal_or_break_a_line():
+    result = EvaluationResult(dataset="VIP", scores={"mIoU": 50.0}, per_video={"a\n\x1b]0;b\x07": {"mIoU": 50.0}})
+    shown = r"a\n\x1b]0;b\x07"
+    assert f"{shown}  50.0" in result.table().splitlines()
+    assert f"| {shown} | 50.0 |" in result.markdown().splitlines()

@@ -6,6 +6,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, Self
 
 import numpy as np
@@ -87,8 +88,9 @@ class OpenClip:
         else:
             inside = [number + first for number in numbers if number + first < self._limit]
         try:
-            for number, frame in reader.frames(inside):
-                yield number - first, shrink_frame(frame, self._short_side)
+            with _named(self.clip):
+                for number, frame in reader.frames(inside):
+                    yield number - first, shrink_frame(frame, self._short_side)
         except VideoEndError as end:
             raise VideoEndError(max(0, end.frame_count - first)) from end
         if len(inside) < len(numbers):
@@ -113,9 +115,21 @@ class OpenClip:
             if clip.kind == "shard":
                 self._opened = ShardedClip(clip)
             else:
-                self._opened = open_reader(clip.path, self._backend)
+                with _named(clip):
+                    self._opened = open_reader(clip.path, self._backend)
                 self._first, self._limit = _cut(clip, self._opened)
         return self._opened
+
+
+@contextmanager
+def _named(clip: Clip) -> Iterator[None]:
+    """Make one kind of error of the many that decoders raise for damaged files; no memory says nothing of the clip."""
+    try:
+        yield
+    except (OSError, ValueError, VideoEndError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise VideoReadError(f"{clip.path} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _cut(clip: Clip, reader: FrameReader) -> tuple[int, int]:

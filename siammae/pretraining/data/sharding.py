@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,11 +18,12 @@ from typing import Any, Literal, Self, TypeVar
 
 from tqdm import tqdm
 
-from siammae.errors import DatasetError
+from siammae.errors import DatasetError, printable
 from siammae.frames import PathLike, encode_image, require_reader
-from siammae.pretraining.data.clips import Clip, Skipped
+from siammae.outputs import whole
+from siammae.pretraining.data.clips import Clip, Skipped, said
 from siammae.pretraining.data.open_clip import OpenClip
-from siammae.pretraining.data.shards import INDEX_FILE, LAYOUT, PROGRESS_FILE, describe
+from siammae.pretraining.data.shards import INDEX_FILE, LAYOUT, PROGRESS_FILE, describe, load_index
 from siammae.pretraining.data.sources import find_clips
 
 _T = TypeVar("_T")
@@ -165,7 +167,7 @@ def _encode(clip: Clip, settings: ShardSettings) -> _Encoded | Skipped:
                     numbers.append(number)
                     data.append(encode_image(frame, settings.format, quality=settings.quality))
     except (OSError, ValueError) as error:  # VideoReadError is an OSError
-        return Skipped(clip.name, " ".join(str(error).split()))
+        return Skipped(clip.name, said(error))
     if len(set(sizes)) != 1:
         reason = f"the frame size changes: {sorted(set(sizes))}." if sizes else "it holds no frames."
         return Skipped(clip.name, reason)
@@ -185,7 +187,7 @@ class _Writer:
             "layout": LAYOUT,
             "settings": dataclasses.asdict(settings),
             "sources": len(clips),
-            "names": hashlib.sha256(names.encode()).hexdigest(),
+            "names": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
         }
         self._shards: list[dict[str, Any]] = []
         self.handled, self.skipped, self.finished = 0, list[Skipped](), False
@@ -200,22 +202,26 @@ class _Writer:
     def __exit__(self, *_: object) -> None:
         """Drop a tar that was not finished."""
         if self._tar is not None:
-            self._tar.close()
-            self._part.unlink()
+            with contextlib.suppress(OSError):  # the disk may be full, which was said already
+                self._tar.close()
+            self._part.unlink(missing_ok=True)
 
     def _go_on(self) -> None:
         for name in (INDEX_FILE, PROGRESS_FILE):
             path = self._folder / name
             if not path.is_file():
                 continue
-            before = _load(path)
+            before = load_index(path)
             changed = sorted(key for key, value in self._origin.items() if before.get(key) != value)
             if changed:
                 raise ValueError(
                     f"{self._folder} holds shards of other {' and '.join(changed)} ({path}). Pass another folder."
                 )
-            self._shards, self.handled = list(before["shards"]), int(before["handled"])
-            self.skipped = [Skipped(*one) for one in before["skipped"]]
+            try:
+                self._shards, self.handled = list(before["shards"]), int(before["handled"])
+                self.skipped = [Skipped(*one) for one in before["skipped"]]
+            except (ValueError, LookupError, TypeError) as error:
+                raise DatasetError(f"{path} is damaged ({error!r}): delete it and shard again.") from error
             self.finished = name == INDEX_FILE
             return
         if strangers := sorted(self._folder.glob("*.tar")):
@@ -242,7 +248,7 @@ class _Writer:
         if self._tar is not None:
             self._close_tar()
         if not self._shards:
-            some = "".join(f"\n  {name}: {reason}" for name, reason in self.skipped[:5])
+            some = "".join(f"\n  {printable(name)}: {reason}" for name, reason in self.skipped[:5])
             raise DatasetError(f"none of the {self._total} clips can be read:{some}")
         self._write(INDEX_FILE)
         (self._folder / PROGRESS_FILE).unlink(missing_ok=True)
@@ -268,19 +274,11 @@ class _Writer:
 
     def _write(self, name: str) -> None:
         content = {**self._origin, "handled": self.handled, "skipped": self.skipped, "shards": self._shards}
-        part = self._folder / f"{name}.part"
-        part.write_text(json.dumps(content), encoding="utf-8")
-        part.replace(self._folder / name)
+        with whole(self._folder / name) as part:
+            part.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _put(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, BytesIO(data))
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise DatasetError(f"{path} is damaged ({error}). Delete the folder and shard again.") from error

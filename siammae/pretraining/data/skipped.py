@@ -6,8 +6,9 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from siammae.errors import DatasetError
+from siammae.errors import DatasetError, printable
 from siammae.frames import PathLike
+from siammae.outputs import whole
 from siammae.pretraining.data.clips import Skipped
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,8 @@ class SkippedClips:
     Args:
         total: number of all clips.
         max_skipped: part of them that may be skipped, in [0, 1).
-        report: file that gets a line ``name <tab> reason`` for each, anew in each sitting; None writes none.
+        report: file that gets a line ``name <tab> reason`` for each, anew in each sitting; control characters in either
+            are escaped. None writes none.
     """
 
     def __init__(self, total: int, max_skipped: float, report: PathLike | None = None) -> None:
@@ -44,17 +46,17 @@ class SkippedClips:
             DatasetError: more than ``max_skipped`` of all clips are skipped by now.
         """
         for name, reason in self.learn(skipped).items():
-            logger.warning("skipping %s: %s", name, reason)
+            logger.warning("skipping %s: %s", printable(name), reason)
         check_share(self._reasons, self._total, self._max_skipped)
 
     def learn(self, skipped: Iterable[tuple[str, str]]) -> dict[str, str]:
         """Take skipped clips that other processes have named already; return the new ones among them."""
-        new = {name: " ".join(reason.split()) for name, reason in skipped if name not in self._reasons}
+        new = {name: printable(" ".join(reason.split())) for name, reason in skipped if name not in self._reasons}
         self._reasons |= new
         if new and self._report is not None:
-            part = self._report.with_name(f"{self._report.name}.part")
-            part.write_text("".join(f"{name}\t{why}\n" for name, why in self._reasons.items()), encoding="utf-8")
-            part.replace(self._report)
+            with whole(self._report) as part:
+                lines = (f"{printable(name)}\t{why}\n" for name, why in self._reasons.items())
+                part.write_text("".join(lines), encoding="utf-8")
         return new
 
 
@@ -72,7 +74,7 @@ def check_share(reasons: dict[str, str], total: int, max_skipped: float) -> None
     allowed = min(max(1.0, max_skipped * total), total - 1) if max_skipped else 0
     if len(reasons) <= allowed:
         return
-    some = "".join(f"\n  {name}: {reason}" for name, reason in list(reasons.items())[:_NAMED])
+    some = "".join(f"\n  {printable(name)}: {reason}" for name, reason in list(reasons.items())[:_NAMED])
     more = f"\n  and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
     raise DatasetError(
         f"{len(reasons)} of {total} clips cannot be read, more than the share max_skipped={max_skipped:g} allows. "

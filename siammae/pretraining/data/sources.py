@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from siammae.annotations.tables import list_lines, table_rows
 from siammae.config import PretrainConfig
 from siammae.frames import IMAGE_SUFFIXES, PathLike, require_reader
 from siammae.pretraining.data.clips import Clip
 from siammae.pretraining.data.shards import INDEX_FILE, find_index, read_index, scan_shard
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv")
+_ANY_BYTES = "surrogateescape"  # names of files need not be UTF-8
 _COLUMNS = ("path", "start", "stop")
 
 
@@ -25,20 +27,24 @@ def find_clips(source: PathLike) -> list[Clip]:
             both); a folder of shards written by ``siammae shard``, or one of its ``.tar`` files; a ``.txt`` file with
             one path a line; a ``.csv`` file with the header ``path,start,stop``, the times in seconds and empty where
             a clip begins or ends with its file; or one video or image. The paths of a list or a table are relative to
-            it and inside its folder.
+            it and inside its folder, by their text: ``..`` may not lead out of it. Links to files are followed
+            wherever they lead, in a folder and in a list, and the clip is named after the link; linked folders are
+            not searched. Names of any bytes will do; FIFOs and devices are no clips.
 
     Returns:
         Clips in sorted order (folder), or as listed. Their names differ, and stay when the whole source is moved.
 
     Raises:
         FileNotFoundError: the source or a listed file does not exist.
-        ValueError: there is no clip in it, a listed path leaves the list's folder, a clip is listed twice, or a line
-            of a table is malformed.
+        ValueError: there is no clip in it, it is neither file nor folder, a listed path leaves the list's folder, a
+            clip is listed twice, or a line of a table is malformed.
         DatasetError: a folder of shards is unfinished, or a shard damaged.
     """
     root = Path(source)
     if not root.exists():
         raise FileNotFoundError(f"no file or folder {root}: pass a folder of videos, a .txt or .csv list or a video.")
+    if not root.is_dir() and not root.is_file():
+        raise ValueError(f"{root} is neither a file nor a folder: pass a folder of videos, a list or a video.")
     if root.is_dir():
         clips = read_index(index) if (index := find_index(root)) else _search(root)
     elif root.suffix == ".tar":
@@ -88,46 +94,39 @@ def _search(root: Path) -> list[Clip]:
 
 
 def _read_list(file: Path) -> Iterator[Clip]:
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in list_lines(file, errors=_ANY_BYTES):
         if (name := line.strip()) and not name.startswith("#"):
-            path = _listed(file, name)
-            yield _clip(_relative(file, path), path)
+            yield _clip(*_listed(file, name))
 
 
-def _listed(file: Path, name: str) -> Path:
-    folder = file.parent.resolve()
-    path = (folder / name).resolve()
+def _listed(file: Path, name: str) -> tuple[str, Path]:
+    """Return a clip's name and path. The name may not leave the folder; a link may, as in a folder that is searched."""
+    folder = file.parent.absolute()
+    path = Path(os.path.normpath(folder / name))
+    if path.is_relative_to(folder.resolve()):  # an absolute name, where the folder itself was reached by a link
+        folder = folder.resolve()
     if not path.is_relative_to(folder):
         raise ValueError(f"{file} lists {name!r}, which leaves {folder}. Put the list above the videos.")
-    if not path.is_file():
+    if "\0" in name or not path.is_file():
         raise FileNotFoundError(f"{file} lists {name!r}, but there is no file {path}.")
-    return path
-
-
-def _relative(file: Path, path: Path) -> str:
-    return path.relative_to(file.parent.resolve()).as_posix()
+    return path.relative_to(folder).as_posix(), path
 
 
 def _read_table(file: Path) -> Iterator[Clip]:
-    with file.open(encoding="utf-8-sig", newline="") as text:
-        rows = csv.DictReader(text, skipinitialspace=True, restkey="more")
-        columns = tuple(rows.fieldnames or ())
-        if "path" not in columns or not set(columns) <= set(_COLUMNS) or len(set(columns)) < len(columns):
-            raise ValueError(f"{file} has the columns {', '.join(columns)}: they must be path, start, stop.")
-        for row in rows:
-            where = f"line {rows.line_num} of {file}"
-            if not row["path"] or "more" in row:
-                raise ValueError(f"{where} is malformed: it must be path,start,stop. Quote a path with a comma.")
-            path = _listed(file, row["path"].strip())
-            start, stop = (_seconds(row.get(name), name, where) for name in ("start", "stop"))
-            if stop is not None and stop <= (start or 0):
-                raise ValueError(f"{where} stops at {stop:g} s: it must be after the start, {start or 0:g} s.")
-            name = _relative(file, path)
-            if start is not None or stop is not None:
-                name += f"@{start or 0:.12g}-" + ("" if stop is None else f"{stop:.12g}")
-                if path.suffix.lower() in IMAGE_SUFFIXES:
-                    raise ValueError(f"{where} cuts {path.name} in time: it is an image. Leave start and stop empty.")
-            yield _clip(name, path, start, stop)
+    for where, row in table_rows(file, ("path",), ",".join(_COLUMNS), known=_COLUMNS, errors=_ANY_BYTES):
+        if surplus := set(row) - set(_COLUMNS):
+            raise ValueError(f"{file} has the column {min(surplus)!r}: there may be {', '.join(_COLUMNS)}.")
+        if not (row["path"] or "").strip():
+            raise ValueError(f"{where} has no path: it must be {','.join(_COLUMNS)}.")
+        name, path = _listed(file, (row["path"] or "").strip())
+        start, stop = (_seconds(row.get(column), column, where) for column in ("start", "stop"))
+        if stop is not None and stop <= (start or 0):
+            raise ValueError(f"{where} stops at {stop:g} s: it must be after the start, {start or 0:g} s.")
+        if start is not None or stop is not None:
+            name += f"@{start or 0:.12g}-" + ("" if stop is None else f"{stop:.12g}")
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                raise ValueError(f"{where} cuts {path.name} in time: it is an image. Leave start and stop empty.")
+        yield _clip(name, path, start, stop)
 
 
 def _seconds(text: str | None, name: str, where: str) -> float | None:

@@ -226,7 +226,9 @@ def test_sharding_into_shards_of_something_else_is_refused(clips, lossless, tmp_
         write_shards(clips, tmp_path / "full")
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "progress.json").write_text("{")
-    with pytest.raises(DatasetError, match=r"progress\.json is damaged .*Delete the folder and shard again"):
+    with pytest.raises(
+        DatasetError, match=r"progress\.json is damaged .*if siammae shard made it, delete it and shard again"
+    ):
         write_shards(clips, tmp_path / "damaged")
 
 

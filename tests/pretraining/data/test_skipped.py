@@ -97,6 +97,14 @@ def test_broken_clips_counts_each_once_and_stops_at_too_many(tmp_path, caplog):
     assert (tmp_path / "skipped.txt").read_text() == "a.mp4\ttwo lines\nb.mp4\tgone\nc.mp4\twhy\n"
 
 
+def test_names_of_skipped_clips_forge_no_line_and_command_no_terminal(tmp_path, caplog):
+    tally = SkippedClips(2, 0.0, tmp_path / "skipped.txt")
+    with pytest.raises(DatasetError, match=r"\n  a\\nb\\x1b\[2J\.mp4: no \\x07 codec$"):
+        tally.add([Skipped("a\nb\x1b[2J.mp4", "no \x07 codec")])
+    assert [record.getMessage() for record in caplog.records] == [r"skipping a\nb\x1b[2J.mp4: no \x07 codec"]
+    assert (tmp_path / "skipped.txt").read_text() == "a\\nb\\x1b[2J.mp4\tno \\x07 codec\n"
+
+
 @pytest.mark.parametrize(
     ("broken", "total", "max_skipped", "stops"),
     [

@@ -56,18 +56,20 @@ def test_find_clips_in_a_table_cuts_clips_out_of_videos(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("video,start\na.mp4,1", r"has the columns video, start: they must be path, start, stop"),
-        ("", r"has the columns : they must be path, start, stop"),
-        ("path,label\na.mp4,1", r"has the columns path, label: they must be path, start, stop"),
-        ("path,start,stop\na.mp4,1,2,3", r"line 2 of .*cuts\.csv is malformed: it must be path,start,stop"),
-        ("path,start,stop\n,1,2", r"line 2 of .*cuts\.csv is malformed"),
-        ("path,start,stop\na.mp4,one,2", r"line 2 of .*cuts\.csv has start 'one': it must be seconds from 0 up"),
+        ("video,start\na.mp4,1", r"has no column path: the first line must be path,start,stop, but is video,start"),
+        ("", r"has no column path: the first line must be path,start,stop, but is nothing"),
+        ("path,start,start\na.mp4,1,2", r"cuts\.csv has the column start twice"),
+        ("path,label\na.mp4,1", r"cuts\.csv has the column 'label': there may be path, start, stop"),
+        ("path,start,stop\na.mp4,1,2,3", r"cuts\.csv, line 2 has 4 values for the 3 columns path,start,stop"),
+        ("path,start,stop\n,1,2", r"cuts\.csv, line 2 has no path: it must be path,start,stop"),
+        ("path,start,stop\na.mp4,one,2", r"cuts\.csv, line 2 has start 'one': it must be seconds from 0 up"),
         ("path,start,stop\na.mp4,,-2", r"has stop '-2': it must be seconds from 0 up, or empty"),
         ("path,start,stop\na.mp4,inf,", r"has start 'inf'"),
-        ("path,start,stop\na.mp4,2,2", r"line 2 of .*cuts\.csv stops at 2 s: it must be after the start, 2 s"),
+        ("path,start,stop\na.mp4,2,2", r"cuts\.csv, line 2 stops at 2 s: it must be after the start, 2 s"),
         ("path,start,stop\na.mp4,,0", r"stops at 0 s: it must be after the start, 0 s"),
-        ("path,start,stop\na.png,1,2", r"line 2 of .*cuts\.csv cuts a\.png in time: it is an image"),
+        ("path,start,stop\na.png,1,2", r"cuts\.csv, line 2 cuts a\.png in time: it is an image"),
         ("path,start,stop\na.mp4,1,2\na.mp4,1.0,2.0", r"cuts\.csv lists 'a\.mp4@1-2' twice"),
+        ('path,start,stop\n"a.mp4,1,2\n', r"cuts\.csv, line 2 cannot be read as a table: unexpected end of data"),
         ("path,start,stop\n../a.mp4,1,2", r"cuts\.csv lists '\.\./a\.mp4', which leaves"),
     ],
 )
@@ -91,6 +93,29 @@ def test_find_clips_in_a_list_that_leaves_its_folder_is_refused(tmp_path, line):
     (tmp_path / "here" / "list.txt").write_text(line)
     with pytest.raises(ValueError, match=rf"list\.txt lists '{line}', which leaves .*here"):
         find_clips(tmp_path / "here" / "list.txt")
+
+
+def test_find_clips_follows_links_out_of_the_folder_in_a_list_as_in_a_search(tmp_path):
+    touch(tmp_path, "far/a.mp4", "here/b.mp4")
+    here = tmp_path / "here"
+    (here / "link.mp4").symlink_to(tmp_path / "far" / "a.mp4")
+    (here / "list.txt").write_text("b.mp4\nlink.mp4\n")
+    assert find_clips(here / "list.txt") == find_clips(here)
+    (tmp_path / "way").symlink_to(here)
+    (here / "list.txt").write_text(f"{here}/b.mp4\n{tmp_path}/way/link.mp4\n")
+    assert [clip.name for clip in find_clips(tmp_path / "way" / "list.txt")] == ["b.mp4", "link.mp4"]
+
+
+def test_find_clips_in_a_list_that_is_no_text_names_the_list(tmp_path):
+    for name in ("list.txt", "cuts.csv"):
+        (tmp_path / name).write_bytes(b"path\n\xe4.mp4\n")
+        with pytest.raises(
+            ValueError, match=rf"{name} is no UTF-8 text \(invalid continuation byte\): save it as UTF-8"
+        ):
+            find_clips(tmp_path / name)
+    (tmp_path / "list.txt").write_text("a\0.mp4\n")
+    with pytest.raises(FileNotFoundError, match=r"list\.txt lists 'a\\x00\.mp4', but there is no file"):
+        find_clips(tmp_path / "list.txt")
 
 
 def test_find_clips_where_there_are_none_is_refused(tmp_path):
