@@ -54,10 +54,10 @@ from .pretraining import pretrain as pretrain
 from .propagation.affinity import TopK as TopK
 from .propagation.affinity import available_kernels as available_kernels
 from .propagation.affinity import topk_affinity as topk_affinity
+from .propagation.keypoint_propagator import FrameKeypoints as FrameKeypoints
+from .propagation.keypoint_propagator import KeypointPropagator as KeypointPropagator
 from .propagation.labels import FrameMasks as FrameMasks
 from .propagation.labels import gather_labels as gather_labels
-from .propagation.propagator import FrameKeypoints as FrameKeypoints
-from .propagation.propagator import KeypointPropagator as KeypointPropagator
 from .propagation.propagator import Propagator as Propagator
 from .propagation.video import VideoKeypoints as VideoKeypoints
 from .propagation.video import VideoMasks as VideoMasks

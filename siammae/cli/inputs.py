@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from siammae.frames import Backend, VideoWriter
     from siammae.network.model import SiamMAE
     from siammae.network.timm_extractor import TimmExtractor
-    from siammae.propagation.propagator import KeypointPropagator, Propagator
+    from siammae.propagation.keypoint_propagator import KeypointPropagator
+    from siammae.propagation.propagator import Propagator
 
 _P = TypeVar("_P", bound="Propagator | KeypointPropagator")
 

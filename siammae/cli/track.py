@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from siammae.frames import Backend
-    from siammae.propagation.propagator import KeypointPropagator
+    from siammae.propagation.keypoint_propagator import KeypointPropagator
 
 _READABLE_NAMES = 8  # more names on one picture cover each other
 _FORMAT = """points file: CSV with the header name,x,y (or x,y), one keypoint a line, in pixels of the first frame;
@@ -48,7 +48,7 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from siammae.annotations.keypoints import read_points
-    from siammae.propagation.propagator import KeypointPropagator
+    from siammae.propagation.keypoint_propagator import KeypointPropagator
 
     output = Path(args.output)
     if output.suffix != ".csv":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -235,6 +236,30 @@ class Stream:
         self.frame_size = size
         self.queue.add(frame)
         self.frame_index += 1
+
+
+class StreamPropagator:
+    """What both propagators are: an extractor, rules and a stream of frames."""
+
+    def __init__(
+        self, extractor: FeatureExtractor, config: PropagationConfig | None = None, *, kernels: Kernels = "auto"
+    ) -> None:
+        self._turn = Turn()
+        self._stream = Stream(extractor, config or recommended_config(extractor), kernels)
+
+    def __copy__(self) -> Self:
+        """Return a propagator that goes on from here by itself, with the same extractor."""
+        return copy.deepcopy(self, {id(self._stream.extractor): self._stream.extractor})
+
+    @property
+    def config(self) -> PropagationConfig:
+        """The rules in use."""
+        return self._stream.config
+
+    @in_turn
+    def reset(self) -> None:
+        """Forget frames and labels; keep the model."""
+        self._stream.reset()
 
 
 def recommended_config(extractor: FeatureExtractor) -> PropagationConfig:

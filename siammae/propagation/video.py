@@ -21,8 +21,8 @@ from siammae.network.loading import load_extractor
 from siammae.outputs import claim_folder
 from siammae.propagation.affinity import Kernels
 from siammae.propagation.keyframes import follow_keyframes
+from siammae.propagation.keypoint_propagator import FrameKeypoints, KeypointPropagator
 from siammae.propagation.labels import FrameMasks
-from siammae.propagation.propagator import FrameKeypoints, KeypointPropagator
 
 _MASK_NAME = r"[0-9]{5,}\.png"
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from siammae.annotations.keypoints import read_points, read_tracks, write_tracks
-from siammae.propagation.propagator import FrameKeypoints
+from siammae.propagation.keypoint_propagator import FrameKeypoints
 
 NAMES = ("head", "left, of it")
 HEADER = "frame,name,x,y,confidence\n"

@@ -14,7 +14,8 @@ from PIL import Image
 from siammae.config import PropagationConfig
 from siammae.config.presets import PRESETS
 from siammae.features import PixelExtractor, input_size
-from siammae.propagation.propagator import KeypointPropagator, Propagator
+from siammae.propagation.keypoint_propagator import KeypointPropagator
+from siammae.propagation.propagator import Propagator
 from tests.protocols import MEAN, PROTOCOLS
 
 PATCH = 8

@@ -8,7 +8,7 @@ from PIL import Image
 from siammae.config import PropagationConfig
 from siammae.errors import KernelUnavailableError
 from siammae.features import PixelExtractor
-from siammae.propagation.propagator import KeypointPropagator
+from siammae.propagation.keypoint_propagator import KeypointPropagator
 
 SIZE = (24, 40)
 POINTS = np.array([[6.5, 6.5], [12.5, 6.5], [8.5, 14.5]])  # on the moving square in frame 0

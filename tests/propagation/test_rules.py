@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from siammae.config import PropagationConfig
-from siammae.propagation.propagator import KeypointPropagator, Propagator
+from siammae.propagation.keypoint_propagator import KeypointPropagator
+from siammae.propagation.propagator import Propagator
 from tests.protocols import bilinear, nearest
 
 PATCH = 8

@@ -23,7 +23,7 @@ from siammae.frames import read_frames
 from siammae.metrics import pck
 from siammae.propagation.affinity import Kernels
 from siammae.propagation.context import recommended_config
-from siammae.propagation.propagator import FrameKeypoints, KeypointPropagator
+from siammae.propagation.keypoint_propagator import FrameKeypoints, KeypointPropagator
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5)
 INVISIBLE = -1.0  # both coordinates of a joint that is not followed

@@ -13,7 +13,7 @@ from siammae.evaluation import evaluate_jhmdb, score_jhmdb
 from siammae.evaluation.jhmdb import evaluation as jhmdb
 from siammae.evaluation.jhmdb.evaluation import ALPHAS, JOINTS
 from siammae.features import PixelExtractor
-from siammae.propagation.propagator import FrameKeypoints
+from siammae.propagation.keypoint_propagator import FrameKeypoints
 
 SIZE = (24, 32)
 THROW, JUMP = "catch/Throw_f_cm_np1_ri_med_0", "jump/Jump_f_cm_np1_fr_bad_1"
