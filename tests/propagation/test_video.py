@@ -161,7 +161,8 @@ def test_propagation_with_progress_shows_a_bar_on_stderr_only_when_asked(video, 
 
 def test_video_masks_save_writes_pngs_that_read_back_equal(tmp_path):
     labels = np.random.default_rng(0).integers(0, 255, (3, *SIZE), dtype=np.uint8)
-    folder = VideoMasks(labels, (1, 2)).save(tmp_path / "new" / "masks")
+    sure = np.ones((3, 2), np.float32)
+    folder = VideoMasks(labels, (1, 2), sure).save(tmp_path / "new" / "masks")
     assert folder == tmp_path / "new" / "masks"
     assert sorted(path.name for path in folder.glob("*.png")) == ["00000.png", "00001.png", "00002.png"]
     for index, expected in enumerate(labels):

@@ -295,7 +295,7 @@ def test_list_with_a_zero_byte_and_table_with_a_huge_field_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"list\.txt lists 'a\\x00b\.avi', but there is no file"):
         find_clips(tmp_path / "list.txt")
     (tmp_path / "cuts.csv").write_text("path,start,stop\n" + "a" * 200_000 + ",1,2\n")
-    with pytest.raises(ValueError, match=r"cuts\.csv is no table: field larger than field limit"):
+    with pytest.raises(ValueError, match=r"cuts\.csv, line 2 cannot be read as a table: field larger than field limit"):
         find_clips(tmp_path / "cuts.csv")
 
 
