@@ -43,7 +43,7 @@ def cover(path, rgb):
         stream = container.add_stream("aac", rate=8000, layout="mono")
         picture = container.add_stream("mjpeg", rate=1)
         picture.height, picture.width, picture.pix_fmt = *rgb.shape[:2], "yuvj420p"
-        picture.disposition = av.stream.Disposition.attached_pic
+        picture.disposition = av.stream.Disposition.attached_pic.value
         container.mux(picture.encode(av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(format="yuvj420p")))
         container.mux(picture.encode())
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")

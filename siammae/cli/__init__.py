@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from siammae._version import __version__
 from siammae.cli import (
@@ -26,9 +27,12 @@ from siammae.cli import (
     sweep,
     track,
 )
+from siammae.cli.interrupting import interruptible
 from siammae.errors import SiamMAEError, printable
 
 _TRACEBACK = "SIAMMAE_TRACEBACK"
+# Commands of one process, in which a frame may be one long computation; others save what they have on Ctrl-C.
+_COMPUTING = ("demo", "propagate", "track", "extract", "reconstruct", "attend")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    code = int(args.run(args))
+    with interruptible() if args.command in _COMPUTING else nullcontext():
+        code = int(args.run(args))
     sys.stdout.flush()  # a closed pipe shows here, not when Python ends
     return code
 

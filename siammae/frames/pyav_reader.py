@@ -240,7 +240,8 @@ def _open(path: Path) -> tuple[Any, Any]:
     """Return container and video stream."""
     av = load()
     try:
-        container = av.open(str(path.absolute()))  # absolute, or FFmpeg would take "a:b.mp4" for a protocol
+        # Absolute, or FFmpeg would take "a:b.mp4" for a protocol. Titles in other encodings than UTF-8 do no harm.
+        container = av.open(str(path.absolute()), metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoReadError(f"{path} cannot be read as a video ({describe_size(path)}): {error}.") from error
     cover = av.stream.Disposition.attached_pic

@@ -244,3 +244,9 @@ def test_pipe_is_refused_and_does_not_wait(tmp_path, name):
             read(tmp_path / name)
     with pytest.raises(VideoReadError, match=r"pipe\.png is a pipe" if name == "pipe.png" else "no images"):
         list(read_frames(tmp_path))
+
+
+def test_null_byte_in_a_name_is_no_file():
+    for read in (read_frames, count_frames, open_reader):
+        with pytest.raises(FileNotFoundError, match=r"no (video|file)"):
+            read("a\0b.mp4")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from siammae.errors import VideoReadError
-from siammae.frames import VideoWriter, count_frames, frame_rate, open_reader, read_frames, write_image
+from siammae.frames import VideoWriter, count_frames, frame_rate, open_reader, read_frames, readers, write_image
 
 
 def bars(count, size=(48, 64)):
@@ -21,6 +21,12 @@ def numbers(frames):
 
 def noise(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture(params=["opencv", "pyav"], autouse=True)
+def reader(request, monkeypatch):
+    """Every test by both readers that "auto" may be."""
+    monkeypatch.setattr(readers, "_best_installed", lambda: request.param)
 
 
 @pytest.fixture
