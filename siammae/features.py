@@ -277,7 +277,7 @@ class HogExtractor:
             grey = F.pad(images.float().mean(dim=1, keepdim=True), (edge,) * 4, mode="replicate")
             dx, dy = grey[..., 1:-1, 2:] - grey[..., 1:-1, :-2], grey[..., 2:, 1:-1] - grey[..., :-2, 1:-1]
             turn = torch.atan2(dy, dx) * (_ORIENTATIONS / math.pi)  # in bins, any sign
-            bins = torch.arange(_ORIENTATIONS, device=images.device).view(1, -1, 1, 1)
+            bins = torch.arange(_ORIENTATIONS, dtype=torch.int64, device=images.device).view(1, -1, 1, 1)
             apart = (turn - bins + _ORIENTATIONS / 2).remainder(_ORIENTATIONS) - _ORIENTATIONS / 2
             votes = (1 - apart.abs()).clamp(min=0) * torch.hypot(dx, dy)  # shared by the two nearest bins
             cells = F.avg_pool2d(votes, self.patch_size)  # (B, 9, h + 1, w + 1), corners of patches in their middle

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
+import inspect
 import re
+import sys
+import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from siammae.config.presets import PRESETS
 from siammae.errors import printable
@@ -123,9 +127,20 @@ def sizes(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
+def _docstring(settings: type) -> str:
+    """Return a class's docstring; out of the source where ``python -OO`` has left it out."""
+    if settings.__doc__ is not None and sys.flags.optimize < 2:
+        return settings.__doc__
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(settings)))
+    except (OSError, TypeError):  # no source here: the options work without their explanations
+        return ""
+    return ast.get_docstring(cast(ast.ClassDef, tree.body[0])) or ""
+
+
 def field_help(settings: type) -> dict[str, str]:
     """Take the explanation of each field out of a settings class's docstring."""
-    doc = (settings.__doc__ or "").split("Attributes:")[-1]
+    doc = _docstring(settings).split("Attributes:")[-1]
     names = "|".join(field.name for field in dataclasses.fields(settings))
     found = re.findall(rf"^ +({names}): (.*?)(?=^ +(?:{names}): |^\s*$|\Z)", doc, re.DOTALL | re.MULTILINE)
     return {name: " ".join(text.replace("``", "").replace("%", "%%").split()) for name, text in found}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -80,7 +80,7 @@ class Tree:
 
 
 def choose(listed: Sequence[str], wanted: Sequence[str] | None, *, kind: str, split: str) -> list[str]:
-    """Return the wanted names once each, or all that are listed.
+    """Return the wanted names once each, or all that are listed; no name leads out of a folder that it is put below.
 
     Args:
         listed: names of the split.
@@ -89,8 +89,11 @@ def choose(listed: Sequence[str], wanted: Sequence[str] | None, *, kind: str, sp
         split: for the messages.
 
     Raises:
+        DatasetError: a listed name is not a plain relative path.
         ValueError: a name is not listed, or ``wanted`` is empty.
     """
+    for name in listed:
+        _check_name(name, split)
     if wanted is None:
         return list(listed)
     if unknown := [name for name in wanted if name not in listed]:
@@ -99,6 +102,17 @@ def choose(listed: Sequence[str], wanted: Sequence[str] | None, *, kind: str, sp
     if not wanted:
         raise ValueError(f"{kind} is empty: name at least one, or pass None for the whole split.")
     return list(dict.fromkeys(wanted))
+
+
+def _check_name(name: str, split: str) -> None:
+    """Refuse what would be read, or written, outside the folders of the data set and of the results."""
+    path = PurePosixPath(name)
+    plain = str(path) == name != "." and not path.is_absolute() and ".." not in path.parts
+    if not plain or "\\" in name or "\0" in name:
+        raise DatasetError(
+            f"{split} lists {name!r}: a name becomes a path, so it must be one that stays inside a folder, without "
+            "'..', '.' or '\\' and not from '/' on. Get the official list again."
+        )
 
 
 def follow_masks(frames: Sequence[Path], first_mask: NDArray[np.uint8], propagator: Propagator) -> Iterator[FrameMasks]:

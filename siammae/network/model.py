@@ -17,6 +17,7 @@ from siammae.config import ModelConfig, PropagationConfig
 from siammae.errors import CheckpointError
 from siammae.features import extract_features, normalize
 from siammae.frames import PathLike, VideoSource
+from siammae.network.defaults import float32_on_cpu
 from siammae.network.pretraining_model import PretrainingModel
 from siammae.network.shapes import tensor_shapes
 from siammae.network.vit import sincos_position
@@ -89,10 +90,10 @@ class SiamMAE(PretrainingModel):
             propagation = PropagationConfig.from_dict(recommended) if recommended else None
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{folder / hub.CONFIG_FILE}: {error}") from error
-        with torch.device("cpu"):  # whatever the default device and type are
+        with float32_on_cpu():
             # Names and shapes first: a config may ask for a network that fits no memory.
             tensors = hub.read_weights(folder, tensor_shapes(cls, config))
-            model = cls(config, propagation=propagation).float()
+            model = cls(config, propagation=propagation)
             load_strictly(model, tensors, source=str(folder / hub.WEIGHTS_FILE))
             model._check_position(str(folder))
         model.name = str(name)

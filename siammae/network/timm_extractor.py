@@ -14,7 +14,8 @@ from siammae.config import PropagationConfig
 from siammae.errors import CheckpointError, one_line
 from siammae.features import extract_features, normalize
 from siammae.frames import VideoSource
-from siammae.network.cpu_layers import use_cpu_layers
+from siammae.network.cpu_layers import faster_products, use_cpu_layers
+from siammae.network.defaults import float32_on_cpu
 
 PREFIX = "timm/"
 _META_TAGS = (".lvd1689m", ".sat493m")  # of DINOv3's own weights
@@ -30,8 +31,8 @@ class TimmExtractor:
         propagation: None; the rules are yours to choose.
 
     Args:
-        model: from ``timm.create_model``; ``dynamic_img_size=True`` there lets it take frames of any size. Its linear
-            and attention layers become those of :func:`siammae.network.cpu_layers.use_cpu_layers`.
+        model: from ``timm.create_model``; ``dynamic_img_size=True`` there lets it take frames of any size. Its
+            attention and MLPs become those of :func:`siammae.network.cpu_layers.use_cpu_layers`.
         device: where it goes; None = where it is.
         dtype: float32, bfloat16 or float16; None = as it is.
         layer: the block whose output is returned, as a Python index.
@@ -101,10 +102,11 @@ class TimmExtractor:
         timm_name = _check_name(name.removeprefix(PREFIX), pretrained=pretrained)
         arguments = {"pretrained": pretrained, "num_classes": 0, **options}
         try:
-            try:
-                model = timm.create_model(timm_name, **{"dynamic_img_size": True, **arguments})
-            except TypeError:  # a network without that option: of fixed size, or not a ViT at all
-                model = timm.create_model(timm_name, **arguments)
+            with float32_on_cpu():
+                try:
+                    model = timm.create_model(timm_name, **{"dynamic_img_size": True, **arguments})
+                except TypeError:  # a network without that option: of fixed size, or not a ViT at all
+                    model = timm.create_model(timm_name, **arguments)
         except loading_errors() as error:
             raise CheckpointError(
                 f"the weights of {PREFIX}{timm_name} cannot be had ({type(error).__name__}: {one_line(error)}). Check "
@@ -161,9 +163,10 @@ class TimmExtractor:
         def encode(images: Tensor) -> Tensor:
             self._check_size((images.shape[-2], images.shape[-1]))
             pixels = normalize(images, self.pixel_mean, std, self.dtype)
-            features: Tensor = self.model.forward_intermediates(
-                pixels, indices=[block], norm=final_norm, stop_early=True, intermediates_only=True
-            )[0]  # (B, C, h, w)
+            with faster_products(self.dtype):
+                features: Tensor = self.model.forward_intermediates(
+                    pixels, indices=[block], norm=final_norm, stop_early=True, intermediates_only=True
+                )[0]  # (B, C, h, w)
             return features
 
         return extract_features(

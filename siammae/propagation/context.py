@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +30,15 @@ from siammae.propagation.focus import Focus, Region
 from siammae.propagation.labels import gather_labels
 
 Size = tuple[int, int]
+
+
+class _Propagates(Protocol):
+    _turn: Turn
+
+
+_P = TypeVar("_P", bound=_Propagates)
+_R = TypeVar("_R")
+_Arguments = ParamSpec("_Arguments")
 
 
 class ContextFrame(NamedTuple):
@@ -90,6 +101,43 @@ class ContextQueue:
         """Apply a function to every frame."""
         pinned, recent = [change(frame) for frame in self._pinned], [change(frame) for frame in self._recent]
         self._pinned, self._recent = pinned, deque(recent, self._recent.maxlen)
+
+
+class Turn:
+    """Lets one thread at a time into a propagator; copies of it are free."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __reduce__(self) -> tuple[type[Turn], tuple[()]]:
+        return Turn, ()
+
+    def __enter__(self) -> None:
+        """Begin.
+
+        Raises:
+            RuntimeError: another thread is inside.
+        """
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError(
+                "this propagator is at work in another thread: it follows one stream, a frame after the other. Make a "
+                "propagator for each thread (they may share the extractor), or let the threads wait for each other."
+            )
+
+    def __exit__(self, *error: object) -> None:
+        """End."""
+        self._lock.release()
+
+
+def in_turn(method: Callable[Concatenate[_P, _Arguments], _R]) -> Callable[Concatenate[_P, _Arguments], _R]:
+    """Make a method of a propagator refuse a second thread while one is inside, in this or another of them."""
+
+    @functools.wraps(method)
+    def alone(self: _P, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _R:
+        with self._turn:
+            return method(self, *args, **kwargs)
+
+    return alone
 
 
 class Stream:

@@ -191,7 +191,7 @@ def render_labels(
         min_max is DINO's norm_mask, eval_video_segmentation.py.
     """
     corners = False if upsampling == "bilinear" else None
-    best = torch.full(size, -torch.inf, device=scores.device)
+    best = torch.full(size, -torch.inf, dtype=scores.dtype, device=scores.device)
     label = torch.zeros(size, dtype=torch.uint8, device=scores.device)
     for channel in range(len(scores)):  # one full-size map at a time bounds memory for many objects
         full = F.interpolate(scores[channel][None, None], size, mode=upsampling, align_corners=corners)[0, 0]
@@ -234,8 +234,8 @@ def encode_keypoints(
     if rule == "cell":
         return torch.stack([_cell_map(point * scale, grid, sigma) for point in np.asarray(points, np.float64)])
     place = torch.from_numpy((np.asarray(points, np.float64) + 0.5) * scale - 0.5)
-    dx = torch.arange(grid[1], dtype=torch.float64) - place[:, :1]  # (N, w)
-    dy = torch.arange(grid[0], dtype=torch.float64) - place[:, 1:]  # (N, h)
+    dx = torch.arange(grid[1], dtype=torch.float64, device="cpu") - place[:, :1]  # (N, w)
+    dy = torch.arange(grid[0], dtype=torch.float64, device="cpu") - place[:, 1:]  # (N, h)
     squared = dy.square()[:, :, None] + dx.square()[:, None, :]  # (N, h, w)
     # A softmax and not exp over its sum, which is 0 over 0 for a small sigma.
     return (-squared / (2 * sigma**2)).flatten(1).softmax(dim=1).reshape(squared.shape).float()
@@ -286,11 +286,12 @@ def decode_keypoints(
         return points.astype(np.float32), values[:, 0].clamp(0, 1).cpu().numpy()
     # A 3x3 sum finds the spot: one stray patch cannot win against a cluster.
     spot = F.avg_pool2d(maps[:, None], 3, stride=1, padding=1, divisor_override=1).flatten(1).argmax(dim=1)
-    dy = (torch.arange(h, device=maps.device) - (spot // w)[:, None]).abs() <= 2  # (N, h)
-    dx = (torch.arange(w, device=maps.device) - (spot % w)[:, None]).abs() <= 2  # (N, w)
+    rows, columns = (torch.arange(side, dtype=torch.int64, device=maps.device) for side in (h, w))
+    dy = (rows - (spot // w)[:, None]).abs() <= 2  # (N, h)
+    dx = (columns - (spot % w)[:, None]).abs() <= 2  # (N, w)
     near = maps * (dy[:, :, None] & dx[:, None, :])
     mass = near.sum(dim=(1, 2))
-    x = (near.sum(dim=1) * torch.arange(w, device=maps.device)).sum(dim=1) / mass.clamp_min(1e-12)
-    y = (near.sum(dim=2) * torch.arange(h, device=maps.device)).sum(dim=1) / mass.clamp_min(1e-12)
+    x = (near.sum(dim=1) * columns).sum(dim=1) / mass.clamp_min(1e-12)
+    y = (near.sum(dim=2) * rows).sum(dim=1) / mass.clamp_min(1e-12)
     points = (torch.stack([x, y], dim=1).cpu().numpy() + 0.5) * scale - 0.5
     return points.reshape(n, 2).astype(np.float32), mass.clamp(0, 1).cpu().numpy()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -16,7 +17,15 @@ from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
 from siammae.frames import FrameSource
 from siammae.propagation.affinity import FrameFeatures, Kernels
-from siammae.propagation.context import ContextFrame, EncodedFrame, Size, Stream, recommended_config
+from siammae.propagation.context import (
+    ContextFrame,
+    EncodedFrame,
+    Size,
+    Stream,
+    Turn,
+    in_turn,
+    recommended_config,
+)
 from siammae.propagation.focus import Focus, Region
 from siammae.propagation.labels import FrameMasks, decode_keypoints, encode_keypoints, encode_mask, unit_sum
 
@@ -27,13 +36,19 @@ class _Propagator:
     def __init__(
         self, extractor: FeatureExtractor, config: PropagationConfig | None = None, *, kernels: Kernels = "auto"
     ) -> None:
+        self._turn = Turn()
         self._stream = Stream(extractor, config or recommended_config(extractor), kernels)
+
+    def __copy__(self) -> Self:
+        """Return a propagator that goes on from here by itself, with the same extractor."""
+        return copy.deepcopy(self, {id(self._stream.extractor): self._stream.extractor})
 
     @property
     def config(self) -> PropagationConfig:
         """The rules in use."""
         return self._stream.config
 
+    @in_turn
     def reset(self) -> None:
         """Forget frames and labels; keep the model."""
         self._stream.reset()
@@ -70,6 +85,7 @@ class Propagator(_Propagator):
         """Ids followed now, in the order in which they came."""
         return self._ids
 
+    @in_turn
     def reset(self) -> None:
         """Forget frames and objects; keep the model."""
         super().reset()
@@ -77,6 +93,7 @@ class Propagator(_Propagator):
             self._focus.reset()
         self._ids = ()
 
+    @in_turn
     def step(
         self, frame: FrameSource, *, mask: MaskSource | None = None, object_ids: Sequence[int] | None = None
     ) -> FrameMasks:
@@ -96,17 +113,19 @@ class Propagator(_Propagator):
             The frame's masks.
 
         Raises:
-            RuntimeError: there was no mask yet.
+            RuntimeError: there was no mask yet, or another thread is at work in this propagator.
             ValueError: frame or mask are refused; nothing has changed then, and the frame may be given again.
         """
         rgb, size = self._stream.open_frame(frame)
         given = self._accept(mask, object_ids, size)
         return self._advance(self._stream.encode(rgb, None if mask is not None else self._focus), *given)
 
+    @in_turn
     def encode(self, frame: FrameSource) -> EncodedFrame:
         """Make a frame's features without a step: for :meth:`step_encoded`, here or in another propagator."""
         return self._stream.encode(self._stream.open_frame(frame)[0])
 
+    @in_turn
     def step_encoded(
         self, frame: EncodedFrame, *, mask: MaskSource | None = None, object_ids: Sequence[int] | None = None
     ) -> FrameMasks:
@@ -210,6 +229,7 @@ class Propagator(_Propagator):
 
         self._stream.queue.change(revised)
 
+    @in_turn
     def remove_object(self, object_id: int) -> None:
         """Stop following one object; its share of every remembered frame goes to the background.
 
@@ -273,11 +293,13 @@ class KeypointPropagator(_Propagator):
         super().__init__(extractor, config, kernels=kernels)
         self._count = 0
 
+    @in_turn
     def reset(self) -> None:
         """Forget frames and keypoints; keep the model."""
         super().reset()
         self._count = 0
 
+    @in_turn
     def step(self, frame: FrameSource, *, keypoints: NDArray[np.floating] | None = None) -> FrameKeypoints:
         """Take the next frame.
 
@@ -290,7 +312,7 @@ class KeypointPropagator(_Propagator):
             Points ``(N, 2)`` and confidence ``(N,)``. Given points come back as they are, with confidence 1.
 
         Raises:
-            RuntimeError: there were no keypoints yet.
+            RuntimeError: there were no keypoints yet, or another thread is at work in this propagator.
             ValueError: frame or keypoints are refused; nothing has changed then.
         """
         stream = self._stream

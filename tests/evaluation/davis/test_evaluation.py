@@ -445,3 +445,12 @@ def test_score_davis_of_shifted_real_annotations_equals_pairwise_distances(hocke
     j, f = 100 * np.mean(expected, axis=0)
     assert result.scores["J"] == pytest.approx(j)
     assert result.scores["F"] == pytest.approx(f)
+
+
+def test_evaluate_when_the_list_leads_out_writes_nothing_there(davis_2017, tmp_path):
+    write_video(davis_2017, "../evil", boxes())
+    for line in ("..", "/a/../b.jpg"):
+        write_list(davis_2017, 2017, [line])
+        with pytest.raises(errors.DatasetError, match=r"val of 2017 lists '\.\.'"):
+            evaluate_davis(PixelExtractor(4), davis_2017, output_dir=tmp_path / "out" / "masks")
+    assert not (tmp_path / "out").exists()
