@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from siammae.errors import VideoReadError
+from siammae.errors import VideoReadError, printable
 from siammae.frames.files import PathLike, require_regular
 from siammae.frames.rgb import check_area, check_depth, to_rgb
 
@@ -89,7 +89,8 @@ def _images_of(folder: Path, leave_out: Collection[Path], notice: bool) -> list[
             )
     if notice and len(files) > len(images):
         others = {kind: count for kind, count in kinds.items() if kind not in pictures}
-        logger.warning("%s: %s files are the frames, %s not read", folder, _counted(pictures), _counted(others))
+        frames, rest = _counted(pictures), printable(_counted(others))
+        logger.warning("%s: %s files are the frames, %s not read", printable(str(folder)), frames, rest)
     return images
 
 
@@ -208,5 +209,7 @@ def _explained(name: str, index: int) -> Iterator[None]:
         yield
     except (VideoReadError, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        raise VideoReadError(f"{name} has too many pixels for Pillow. Make it smaller.", frame_index=index) from error
     except Exception as error:
         raise VideoReadError(f"{name} cannot be read as an image: {error}", frame_index=index) from error

@@ -79,6 +79,39 @@ def test_propagate_when_given_a_video_writes_palette_masks_and_overlay(clip, wei
     assert "5 masks of objects 3" in capsys.readouterr().out
 
 
+def test_propagate_with_a_mask_among_the_frames_and_soft_edges(clip, weights, tmp_path, capsys):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for path in (clip / "frames").iterdir():
+        Image.open(path).convert("RGB").save(frames / f"{path.stem}.jpg")
+    first = Image.fromarray((siammae.read_mask(clip / "mask.png") > 0).astype(np.uint8) * 255)
+    first.resize((32, 24)).resize((64, 48), Image.Resampling.BICUBIC).save(frames / "0.png")
+    argv = ["propagate", frames, "--mask", frames / "0.png", "-o", tmp_path / "out", "--model", weights]
+    assert "soft edges" in fails(capsys, *argv)
+    assert main([str(part) for part in [*argv, "--threshold", 128]]) == 0
+    assert "5 masks of objects 1 in" in capsys.readouterr().out
+    assert "holds 5 .jpg and 1 .png files" in fails(capsys, "extract", frames, "-o", tmp_path / "a.safetensors")
+
+
+def test_propagate_reads_a_palette_by_the_rule_of_the_library(clip, weights, tmp_path, capsys):
+    void = np.where(siammae.read_mask(clip / "mask.png") > 0, 255, 0)
+    siammae.write_mask(tmp_path / "void.png", void)  # DAVIS's palette: void, and no object
+    error = fails(
+        capsys,
+        "propagate",
+        clip / "clip.mp4",
+        "--mask",
+        tmp_path / "void.png",
+        "-o",
+        tmp_path / "o",
+        "--model",
+        weights,
+    )
+    assert "the first mask is empty" in error
+    with pytest.raises(ValueError, match="the first mask is empty"):
+        siammae.propagate_masks(clip / "clip.mp4", tmp_path / "void.png", model=weights)
+
+
 def test_propagate_equals_the_library_call(clip, weights, tmp_path):
     out = tmp_path / "out"
     argv = ["propagate", clip / "frames", "--mask", clip / "mask.png", "-o", out, "--model", weights, "--quiet"]

@@ -150,6 +150,13 @@ def test_read_frames_of_a_picture_above_the_bound_is_refused_before_it_is_decode
             read()
 
 
+def test_read_frames_of_a_picture_above_the_bound_of_pillow_is_refused(tmp_path, monkeypatch):
+    Image.new("L", (130, 100)).save(tmp_path / "a.gif")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6000)
+    with pytest.raises(VideoReadError, match=r"a\.gif has too many pixels for Pillow"):
+        next(read_frames(tmp_path / "a.gif"))
+
+
 def test_check_area_allows_64_megapixels_unless_the_variable_says_otherwise(monkeypatch):
     check_area((8192, 8192), "a")
     with pytest.raises(VideoReadError, match=r"a has 13300 x 13300 pixels: at most 67,108,864"):

@@ -10,8 +10,7 @@ from siammae.config import PropagationConfig
 from siammae.errors import KernelUnavailableError, VideoReadError
 from siammae.features import PixelExtractor
 from siammae.network import loading
-from siammae.propagation.keypoint_propagator import KeypointPropagator
-from siammae.propagation.propagator import Propagator
+from siammae.propagation.propagator import KeypointPropagator, Propagator
 from siammae.propagation.video import (
     VideoMasks,
     follow_keypoints,
@@ -196,12 +195,13 @@ def test_propagate_masks_takes_a_models_name(loaded, video, mask):
 
 def test_video_masks_save_replaces_a_longer_run_whole_or_refuses(tmp_path):
     labels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1) * np.ones((1, 2, 3), np.uint8)
-    VideoMasks(labels, (1,), np.ones((len(labels), 1), np.float32)).save(tmp_path)
+    sure = np.ones((6, 1), np.float32)
+    VideoMasks(labels, (1,), sure).save(tmp_path)
     with pytest.raises(ValueError, match=r"holds 00000\.png already"):
-        VideoMasks(labels[:2], (1,), np.ones((2, 1), np.float32)).save(tmp_path)
+        VideoMasks(labels[:2], (1,), sure[:2]).save(tmp_path)
     (tmp_path / "notes.txt").touch()
     (tmp_path / "1.png").touch()  # not ours
-    VideoMasks(labels[:2], (1,), np.ones((2, 1), np.float32)).save(tmp_path, overwrite=True)
+    VideoMasks(labels[:2], (1,), sure[:2]).save(tmp_path, overwrite=True)
     assert sorted(file.name for file in tmp_path.iterdir() if file.name[0] != ".") == [
         "00000.png",
         "00001.png",
