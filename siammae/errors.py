@@ -15,6 +15,8 @@ what to do.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 
 class SiamMAEError(Exception):
     """Base of all errors that siammae defines."""
@@ -46,6 +48,18 @@ class DatasetError(SiamMAEError, FileNotFoundError):
 
 class WorkerError(SiamMAEError, RuntimeError):
     """A process that shared the work failed; the message names the video."""
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """Return another library's message in one line, cut, or the error's class where there is none."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def name_some(names: Collection[str], most: int = 10) -> str:
+    """List names that come from a file: the first few of them, long ones cut, as ``['a', 'b'] and 3 more``."""
+    shown = [name if len(name) <= 100 else f"{name[:100]}..." for _, name in zip(range(most), names, strict=False)]
+    return f"{shown}" + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def printable(text: object, *, keep: str = "") -> str:

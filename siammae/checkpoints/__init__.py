@@ -1,1 +1,5 @@
-"""Where weights come from: ``hub`` (bundled, folder, Hub; safetensors) and ``known_models``, a list of public ones."""
+"""Where weights come from.
+
+``hub`` finds them (in the package, a folder, on the Hub), ``tensors`` reads and checks safetensors, ``known_models``
+lists public ones.
+"""

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from siammae.errors import CheckpointError
+from siammae.checkpoints.tensors import check_tensors, get_again, read_header, read_tensors, save_tensors
+from siammae.errors import CheckpointError, name_some, one_line
 from siammae.frames import PathLike
 
 DEFAULT_WEIGHTS = "siammae-ti8"
 FORMAT_VERSION = 1
+MAX_CONFIG = 1 << 20  # bytes of config.json; ours have about 1,000
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 _BUNDLED = Path(__file__).parents[1] / "weights"
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -38,6 +39,7 @@ def find_checkpoint(
     cache_dir: PathLike | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
+    force_download: bool = False,
 ) -> Path:
     """Turn a checkpoint's name into a local folder, downloading it if need be.
 
@@ -48,16 +50,20 @@ def find_checkpoint(
         cache_dir: where downloads are kept; None = the Hub client's own cache.
         token: for private repositories.
         local_files_only: use the cache, never the network.
+        force_download: download again what lies in the cache: a file there may be damaged.
 
     Returns:
         A folder with ``config.json`` and ``model.safetensors``.
 
     Raises:
-        ValueError: the name is neither of these.
+        ValueError: the name is neither of these, or ``force_download`` meets ``local_files_only``.
         FileNotFoundError: a folder was named that does not exist.
         CheckpointError: the Hub has no such checkpoint or cannot be reached.
     """
+    if force_download and local_files_only:
+        raise ValueError("force_download and local_files_only are both set: a download needs the network. Pass one.")
     text = os.fspath(name)
+    hub_options = (revision, cache_dir, token, local_files_only, force_download)
     if text in bundled_names():
         return _BUNDLED / text
     if text.startswith("timm/") and not Path(text).is_dir():
@@ -66,14 +72,14 @@ def find_checkpoint(
             "pass the name as model= to the functions and as --model to the commands that take any features."
         )
     if text.startswith("hf-hub:"):
-        return _download(text.removeprefix("hf-hub:"), revision, cache_dir, token, local_files_only)
+        return _download(text.removeprefix("hf-hub:"), *hub_options)
     folder = Path(text.removeprefix("local-dir:"))
     if folder.is_dir():
         return folder
     if isinstance(name, os.PathLike) or text.startswith(("local-dir:", ".", "/", "~")):
         raise FileNotFoundError(f"no folder {folder}: a checkpoint is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}.")
     if _REPO_ID.fullmatch(text):
-        return _download(text, revision, cache_dir, token, local_files_only)
+        return _download(text, *hub_options)
     raise ValueError(
         f"no checkpoint {text!r}: it must be a bundled name ({', '.join(bundled_names()) or 'none here'}), "
         f"a folder (local-dir:{text}) or a Hugging Face Hub name (hf-hub:owner/{text})."
@@ -81,24 +87,39 @@ def find_checkpoint(
 
 
 def _download(
-    repo_id: str, revision: str | None, cache_dir: PathLike | None, token: str | bool | None, local_files_only: bool
+    repo_id: str,
+    revision: str | None,
+    cache_dir: PathLike | None,
+    token: str | bool | None,
+    local_files_only: bool,
+    force_download: bool,
 ) -> Path:
+    """Download both files of one commit: the second is asked for by the commit that the first came from."""
     import huggingface_hub
 
-    cache = None if cache_dir is None else Path(cache_dir)
+    get = partial(
+        huggingface_hub.hf_hub_download,
+        repo_id,
+        cache_dir=None if cache_dir is None else Path(cache_dir),
+        token=token,
+        local_files_only=local_files_only,
+        force_download=force_download,
+    )
     try:
-        config, _ = (
-            huggingface_hub.hf_hub_download(
-                repo_id, file, revision=revision, cache_dir=cache, token=token, local_files_only=local_files_only
-            )
-            for file in (CONFIG_FILE, WEIGHTS_FILE)
-        )
-    except hub_errors() as error:
+        config = Path(get(CONFIG_FILE, revision=revision))
+        commit = config.parent.name  # the cache has a folder for each
+        weights = Path(get(WEIGHTS_FILE, revision=commit))
+    except Exception as error:  # an unusable proxy alone brings ImportError, ValueError and the client's InvalidURL
         raise CheckpointError(
-            f"{repo_id!r} cannot be had from the Hugging Face Hub ({type(error).__name__}: {error}). Check the name, "
-            f"revision={revision!r}, the token and the network; local_files_only={local_files_only}."
+            f"{repo_id!r} cannot be had from the Hugging Face Hub ({type(error).__name__}: {one_line(error)}). Check "
+            f"the name, revision={revision!r}, the token, the network and its proxy; {local_files_only=}."
         ) from error
-    return Path(config).parent
+    if weights.parent != config.parent:
+        raise CheckpointError(
+            f"{repo_id!r} came in parts of two commits, {commit} and {weights.parent.name}: they may not fit. Load it "
+            "again with the commit as the revision."
+        )
+    return config.parent
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
@@ -106,24 +127,28 @@ def hub_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     client_error = cast("type[Exception]", HfHubHTTPError.__bases__[0])  # also the base of failed connections
-    return client_error, HfHubHTTPError, HFValidationError, OSError
+    client = sys.modules[client_error.__module__.partition(".")[0]]
+    bad_address = getattr(client, "InvalidURL", client_error)  # of a proxy; a SOCKS proxy brings ImportError
+    return client_error, bad_address, HfHubHTTPError, HFValidationError, OSError, ImportError
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read a checkpoint's ``config.json``.
+    """Read a checkpoint's ``config.json``, of at most ``MAX_CONFIG`` bytes.
 
     Raises:
-        CheckpointError: it is missing, no JSON, or written by a newer format.
+        CheckpointError: it is missing, too large, no JSON, or written by a newer format.
     """
     path = folder / CONFIG_FILE
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.is_file():
         raise CheckpointError(
             f"{folder} has no {CONFIG_FILE}: it is no siammae checkpoint. Pass a folder that save_pretrained wrote."
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}.") from error
+        )
+    if (size := path.stat().st_size) > MAX_CONFIG:
+        raise CheckpointError(f"{path} has {size:,} bytes: a config has at most {MAX_CONFIG:,}. {get_again(path)}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # also what is no UTF-8, endless numbers, deep nesting
+        raise CheckpointError(f"{path} is not valid JSON: {one_line(error)}. {get_again(path)}") from error
     version = config.get("format_version") if isinstance(config, dict) else None
     if not isinstance(version, int) or not isinstance(config.get("model"), dict):
         raise CheckpointError(f"{path} has no format_version and model: it is no siammae checkpoint.")
@@ -132,55 +157,29 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{path} has format_version {version}, this siammae reads up to {FORMAT_VERSION}. Upgrade siammae."
         )
     if unknown := sorted(set(config) - {"format_version", "model", "propagation"}):
-        raise CheckpointError(f"{path} has unknown fields {unknown}: known are format_version, model, propagation.")
+        raise CheckpointError(
+            f"{path} has unknown fields {name_some(unknown)}: known are format_version, model, propagation."
+        )
     return config  # type: ignore[no-any-return]
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read a checkpoint's ``model.safetensors`` to the CPU.
+def read_weights(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Read a checkpoint's ``model.safetensors`` to the CPU, once its header has the network's names and shapes.
+
+    Args:
+        folder: of the checkpoint.
+        wanted: the network's names and shapes, so that memory is taken for no other.
 
     Raises:
-        CheckpointError: it is missing or damaged; pickled weights are named but never opened.
+        CheckpointError: it is missing, damaged or of another network; pickled weights are named but never opened.
     """
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
-        hint = f" {pickles} are pickles, which could run code and are never loaded." if pickles else ""
+        hint = f" {name_some(pickles)} are pickles, which could run code and are never loaded." if pickles else ""
         raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}.{hint} Pass a folder that save_pretrained wrote.")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}. Get it again.") from error
-
-
-def load_strictly(module: torch.nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Copy tensors into a module of the same names and shapes.
-
-    Raises:
-        CheckpointError: tensors are missing, unexpected, of another shape or not finite; the message names them.
-    """
-    wanted = module.state_dict()
-    problems = []
-    if missing := sorted(set(wanted) - set(tensors)):
-        problems.append(f"missing tensors {missing}")
-    if unexpected := sorted(set(tensors) - set(wanted)):
-        problems.append(f"unexpected tensors {unexpected}")
-    for name in sorted(set(wanted) & set(tensors)):
-        if wanted[name].shape != tensors[name].shape:
-            problems.append(f"{name} is {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}")
-        elif not tensors[name].isfinite().all():
-            problems.append(f"{name} has NaN or infinite values")
-    if problems:
-        raise CheckpointError(f"{source} does not fit its config: {'; '.join(problems)}.")
-    module.load_state_dict(dict(tensors))
-
-
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file with the mode of any other file: safetensors makes it its owner's alone."""
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(dict(tensors), path, metadata=dict(metadata))
-    path.chmod(mode)
+    check_tensors(read_header(path), wanted, source=str(path))
+    return read_tensors(path)
 
 
 def write_checkpoint(folder: PathLike, config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> Path:
@@ -220,9 +219,9 @@ def upload(folder: Path, repo_id: str, *, private: bool = False, token: str | bo
         commit = api.upload_folder(
             repo_id=repo_id, folder_path=folder, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
         )
-    except hub_errors() as error:
+    except Exception as error:  # see _download
         raise CheckpointError(
-            f"{repo_id!r} cannot be written on the Hugging Face Hub ({type(error).__name__}: {error}). "
+            f"{repo_id!r} cannot be written on the Hugging Face Hub ({type(error).__name__}: {one_line(error)}). "
             "Log in with `hf auth login` or pass token=..., and check that you may write there."
         ) from error
     return str(commit.commit_url)

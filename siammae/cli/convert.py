@@ -37,7 +37,13 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from siammae.convert import convert_checkpoint
 
-    report = convert_checkpoint(args.file, args.output, family=args.family, **assignments(args.set))
+    fields = assignments(args.set)
+    if taken := {"file", "folder", "family"} & set(fields):
+        raise ValueError(
+            f"--set {taken.pop()}: it is no field of ModelConfig. Say whose checkpoint it is by --family, and where "
+            "the new one goes by --output."
+        )
+    report = convert_checkpoint(args.file, args.output, family=args.family, **fields)
     say(report)
     say(f"checkpoint in {report.folder}")
     return 0

@@ -28,7 +28,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from siammae.checkpoints.hub import save_tensors
+    from siammae.checkpoints.tensors import save_tensors
 
     output = Path(args.output)
     if output.suffix != ".safetensors":

@@ -78,10 +78,20 @@ def propagation_config(
 
 
 def propagation_changes(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields that the options change, the input size left out."""
+    """Return the fields that the options change, the input size left out.
+
+    Raises:
+        ValueError: an option and ``--set`` give the same field.
+    """
     names = ("top_k", "temperature", "radius", "queue_length")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return changes | assignments(args.set)
+    fields = assignments(args.set)
+    options = {name: "--" + name.replace("_", "-") for name in changes}
+    if args.short_side is not None:
+        options |= dict.fromkeys(("resize", "resize_side"), "--short-side")
+    if twice := [name for name in fields if name in options]:
+        raise ValueError(f"--set {twice[0]} and {options[twice[0]]} say the same in two ways: give one of them.")
+    return changes | fields
 
 
 def as_assignments(changes: dict[str, Any]) -> list[str]:
@@ -93,13 +103,15 @@ def assignments(texts: list[str]) -> dict[str, Any]:
     """Turn the values of ``--set`` into fields.
 
     Raises:
-        ValueError: one of them is not ``FIELD=VALUE``.
+        ValueError: one of them is not ``FIELD=VALUE``, or two name one field.
     """
-    fields = {}
+    fields: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"--set {text}: it must be FIELD=VALUE.")
+        if name in fields:
+            raise ValueError(f"--set {name} is given twice: give it once.")
         fields[name] = _json_or_text(value)
     return fields
 
@@ -107,7 +119,7 @@ def assignments(texts: list[str]) -> dict[str, Any]:
 def _json_or_text(value: str) -> Any:  # noqa: ANN401 -- any JSON value
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, too deep
         return value  # --set rounding=floor needs no quotes
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from siammae.config.settings import Settings, check, check_choice, check_color, check_integers
+from siammae.config.settings import Settings, check, check_choice, check_color, check_flags, check_integers
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -20,9 +20,27 @@ VIT_SIZES: Mapping[str, tuple[int, int, int]] = {
 }
 
 
+# Grids are bounded by image_size and patch_size: at most 1024 patches on a side.
+LARGEST: Mapping[str, float] = {
+    "patch_size": 1024,
+    "image_size": 16384,
+    "embed_dim": 16384,
+    "depth": 512,
+    "num_heads": 1024,
+    "mlp_ratio": 64,
+    "registers": 1024,
+    "decoder_dim": 16384,
+    "decoder_depth": 512,
+    "decoder_heads": 1024,
+}
+_MAX_GRID = 1024
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig(Settings):
     """The network's shape; stored as ``model`` in a checkpoint's ``config.json``.
+
+    No field goes beyond ``LARGEST``, far above any public network: a config may come from a stranger.
 
     Attributes:
         patch_size: pixels on a side of a patch.
@@ -35,6 +53,8 @@ class ModelConfig(Settings):
         position: ``"sincos"`` = fixed 2-D sine-cosine, recomputed at any grid size with the training grid's extent;
             ``"learned"`` = the stored table, interpolated bicubically.
         position_offset: added to both sides of the grid in the scale of that interpolation; 0.1 in DINO's code.
+        position_antialias: that interpolation averages where the grid becomes smaller, as in timm and in DINOv2's
+            networks with registers.
         registers: extra tokens that take part in attention and are dropped from the features; the table then has no
             row for CLS.
         layer_scale: whether each encoder block scales what it adds, channel by channel (DINOv2).
@@ -66,6 +86,7 @@ class ModelConfig(Settings):
     mlp_ratio: float = 4.0
     position: Literal["sincos", "learned"] = "sincos"
     position_offset: float = 0.0
+    position_antialias: bool = False
     registers: int = 0
     layer_scale: bool = False
     encoder: Literal["siamese", "joint"] = "siamese"
@@ -80,11 +101,16 @@ class ModelConfig(Settings):
 
     def __post_init__(self) -> None:
         check_integers(self)
+        check_flags(self)
+        for field, most in LARGEST.items():
+            check(getattr(self, field) <= most, field, getattr(self, field), f"at most {most}")
         for field in ("patch_size", "image_size", "embed_dim", "depth", "num_heads", "decoder_dim", "decoder_depth"):
             check(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
         check(self.decoder_heads >= 1, "decoder_heads", self.decoder_heads, "at least 1")
         check(self.mlp_ratio > 0, "mlp_ratio", self.mlp_ratio, "above 0")
         check(self.image_size % self.patch_size == 0, "image_size", self.image_size, f"a multiple of {self.patch_size}")
+        grid = f"at most {_MAX_GRID} patches of {self.patch_size}"
+        check(self.grid_size <= _MAX_GRID, "image_size", self.image_size, grid)
         for width, heads in (("embed_dim", "num_heads"), ("decoder_dim", "decoder_heads")):
             got = getattr(self, width)
             check(got % getattr(self, heads) == 0, width, got, f"a multiple of {heads} = {getattr(self, heads)}")
@@ -94,8 +120,9 @@ class ModelConfig(Settings):
         check_choice("decoder", self.decoder, ("cross-self", "cross", "joint", "cropmae", "none"))
         check(0 <= self.position_offset < 1, "position_offset", self.position_offset, "in [0, 1)")
         check(self.registers >= 0, "registers", self.registers, "at least 0")
-        learned = self.position == "learned" or (self.registers == 0 and self.position_offset == 0)
-        check(learned, "position", self.position, "'learned' with registers or a position_offset")
+        plain = self.registers == 0 and self.position_offset == 0 and not self.position_antialias
+        allowed = "'learned' with registers, a position_offset or position_antialias"
+        check(self.position == "learned" or plain, "position", self.position, allowed)
         check_color("pixel_mean", self.pixel_mean, least=-1.0)
         check_color("pixel_std", self.pixel_std, least=1e-6)
 

@@ -10,7 +10,15 @@ from typing import Any, Literal, Self
 
 from siammae.config.network import ModelConfig
 from siammae.config.recipes import RECIPES
-from siammae.config.settings import TEMPERATURES, Settings, check, check_choice, check_integers, check_range
+from siammae.config.settings import (
+    TEMPERATURES,
+    Settings,
+    check,
+    check_choice,
+    check_flags,
+    check_integers,
+    check_range,
+)
 
 # Fields of which one of a few values is allowed.
 PRETRAIN_CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -177,6 +185,7 @@ class PretrainConfig(Settings):
 
     def __post_init__(self) -> None:
         check_integers(self)
+        check_flags(self)
         if isinstance(self.model, Mapping):  # from JSON
             object.__setattr__(self, "model", ModelConfig.from_dict(self.model))
         for field in ("videos", "output_dir"):  # a Path would fit neither JSON nor the saved state

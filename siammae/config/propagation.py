@@ -13,6 +13,7 @@ from siammae.config.settings import (
     check,
     check_choice,
     check_color,
+    check_flags,
     check_integers,
     check_range,
 )
@@ -97,6 +98,7 @@ class PropagationConfig(Settings):
 
     def __post_init__(self) -> None:
         check_integers(self)
+        check_flags(self)
         check(self.top_k >= 1, "top_k", self.top_k, "at least 1")
         check_range("temperature", self.temperature, TEMPERATURES)
         check(self.radius is None or self.radius >= 1, "radius", self.radius, "at least 1, or None for no window")

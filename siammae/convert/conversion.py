@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from siammae.checkpoints import hub
+from siammae.checkpoints.tensors import check_tensors, describe, load_strictly
 from siammae.config import VIT_SIZES, ModelConfig
-from siammae.convert.families import Family, choose_family, is_encoder, match
-from siammae.convert.reading import Weights, file_hash, find_weights, read_source
+from siammae.convert.families import Family, choose_family, is_encoder, match, position_rule
+from siammae.convert.reading import Weights, check_storage, file_hash, find_weights, read_source
 from siammae.errors import CheckpointError
 from siammae.frames import PathLike
 from siammae.network.model import SiamMAE
+from siammae.network.shapes import tensor_shapes
 
 # Tensors do not tell the number of heads; these are the public networks' by width (ViT-H: MAE, ViT-g: DINOv2).
 _HEADS = {dim: heads for dim, _, heads in VIT_SIZES.values()} | {1280: 16, 1536: 24}
@@ -65,10 +66,11 @@ class ConversionReport:
         return "\n".join(lines + [f"- note: {note}" for note in self.notes])
 
 
-def _summary(names: Iterable[str]) -> str:
-    """Name tensors, those of all blocks at once."""
-    patterns = Counter(re.sub(r"\.\d+\.\S*", ".N.*", name) for name in names)
-    return ", ".join(f"`{name}`" + (f" x{count}" if count > 1 else "") for name, count in patterns.items())
+def _summary(names: Iterable[str], most: int = 40) -> str:
+    """Name tensors, those of all blocks at once; names that come from a file are cut."""
+    patterns = Counter(re.sub(r"\.\d+\.\S*", ".N.*", name)[:200] for name in names)
+    shown = [f"`{name}`" + (f" x{count}" if count > 1 else "") for name, count in patterns.items()]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 
 
 def convert_checkpoint(
@@ -90,7 +92,7 @@ def convert_checkpoint(
             ``"mae"``, ``"dino"``, ``"dinov2"``, ``"tcore"`` or ``"vit"`` (timm's names). An encoder alone looks the
             same in all of them and counts as ``"vit"`` unless you say which it is.
         **fields: of :class:`ModelConfig`, for what tensors do not tell: ``num_heads``, ``decoder_heads``,
-            ``pixel_mean``, ``pixel_std``, ``position_offset``.
+            ``pixel_mean``, ``pixel_std``, ``position_offset``, ``position_antialias``.
 
     Returns:
         What was mapped, dropped and assumed.
@@ -108,10 +110,14 @@ def convert_checkpoint(
     weights = find_weights(read_source(path))
     chosen = choose_family(family, weights.tensors)
     tensors, mapped, dropped = _map(weights, chosen)
+    check_storage(tensors)
     _arrange_positions(tensors)
     config = _config(tensors, chosen, fields)
-    model = SiamMAE(config)
-    hub.load_strictly(model, tensors, source=str(path))
+    found = {name: describe(tensor) for name, tensor in tensors.items()}
+    check_tensors(found, tensor_shapes(SiamMAE, config), source=str(path))  # before memory is taken for the network
+    with torch.device("cpu"):  # whatever the default device and type are
+        model = SiamMAE(config).float()
+    load_strictly(model, tensors, source=str(path))
     report = ConversionReport(
         folder=Path(folder),
         source=path.name,
@@ -147,6 +153,10 @@ def _map(weights: Weights, family: Family) -> tuple[dict[str, Tensor], dict[str,
 def _arrange_positions(tensors: dict[str, Tensor]) -> None:
     """Bring the position table to timm's form: a row for CLS without registers, none with them."""
     table, cls = _need(tensors, "encoder.pos_embed", 3), _need(tensors, "encoder.cls_token", 3)
+    if cls.shape != (1, 1, table.shape[2]) or len(table) != 1:
+        raise CheckpointError(
+            f"cls_token is {tuple(cls.shape)} and pos_embed {tuple(table.shape)}: they must be (1, 1, C) and (1, N, C)."
+        )
     has_row = isqrt(table.shape[1]) ** 2 != table.shape[1]
     if "encoder.reg_token" in tensors and has_row:
         tensors["encoder.cls_token"] = cls.float() + table[:, :1].float()
@@ -167,9 +177,12 @@ def _config(tensors: Mapping[str, Tensor], family: Family, fields: Mapping[str, 
     """Read the network's shape off its tensors."""
     dim, colors, patch, _ = _need(tensors, "encoder.patch_embed.proj.weight", 4).shape
     side = isqrt(_need(tensors, "encoder.pos_embed", 3).shape[1])
+    if dim == 0:
+        raise CheckpointError("patch_embed.proj.weight is empty: this is no whole ViT encoder.")
     if colors != 3:
         raise CheckpointError(f"the network takes {colors} channels: it must take 3, red, green and blue.")
-    registers = tensors["encoder.reg_token"].shape[1] if "encoder.reg_token" in tensors else 0
+    registers = _need(tensors, "encoder.reg_token", 3).shape[1] if "encoder.reg_token" in tensors else 0
+    offset, antialias = position_rule(family, registers)
     plain = {
         "patch_size": patch,
         "image_size": patch * side,
@@ -178,8 +191,8 @@ def _config(tensors: Mapping[str, Tensor], family: Family, fields: Mapping[str, 
         "num_heads": _heads(dim, _HEADS, "num_heads", fields),
         "mlp_ratio": _need(tensors, "encoder.blocks.0.mlp.fc1.weight", 2).shape[0] / dim,
         "position": "learned",
-        # DINOv2's networks with registers were released with the plain rule
-        "position_offset": 0.0 if registers and family.name == "dinov2" else family.position_offset,
+        "position_offset": offset,
+        "position_antialias": antialias,
         "registers": registers,
         "layer_scale": any(name.endswith(".ls1.gamma") for name in tensors),
         "decoder": "none",
@@ -188,16 +201,21 @@ def _config(tensors: Mapping[str, Tensor], family: Family, fields: Mapping[str, 
         width = _need(tensors, "decoder.embed.weight", 2).shape[0]
         plain |= {"decoder": "cropmae", "decoder_dim": width, "decoder_depth": _depth(tensors, "decoder.blocks.")}
         plain["decoder_heads"] = _heads(width, _DECODER_HEADS, "decoder_heads", fields)
-    return ModelConfig.from_dict({**plain, **fields})
+    try:
+        return ModelConfig.from_dict({**plain, **fields})
+    except ValueError as error:
+        if fields:  # which may be what is wrong
+            raise
+        raise CheckpointError(f"the network that the tensors describe cannot be: {error}") from error
 
 
 def _depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
     return len({name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)})
 
 
-def _heads(width: int, known: Mapping[int, int], field: str, fields: Mapping[str, Any]) -> int:
+def _heads(width: int, known: Mapping[int, int], field: str, fields: Mapping[str, Any]) -> object:
     if field in fields:
-        return int(fields[field])
+        return fields[field]
     if width not in known:
         raise ValueError(f"no public network is {width} wide, and tensors do not tell {field}: pass {field}=...")
     return known[width]
@@ -205,13 +223,17 @@ def _heads(width: int, known: Mapping[int, int], field: str, fields: Mapping[str
 
 def _notes(family: Family, config: ModelConfig, fields: Mapping[str, Any]) -> tuple[str, ...]:
     offset = f" with an offset of {config.position_offset}" if config.position_offset else ""
-    notes = [f"positions are the stored table; at other sizes it is interpolated bicubically{offset}"]
+    averaging = ", averaging where the grid becomes smaller" * config.position_antialias
+    notes = [
+        f"positions are the stored table; at other sizes it is interpolated bicubically{offset}{averaging} "
+        f"({family.source})"
+    ]
     if "num_heads" not in fields:
         notes.append(f"{config.num_heads} heads, from the width {config.embed_dim}; tensors do not tell")
     if family.name == "vit":
         notes.append(
-            "a bare encoder looks the same in MAE, DINO and timm; pass family=... if you know it (DINO interpolates "
-            "positions with an offset)"
+            "a bare encoder looks the same in MAE, DINO and timm; pass family=... if you know it (only timm averages "
+            "positions where the grid becomes smaller, and DINO interpolates them with an offset)"
         )
         if "pixel_mean" not in fields:
             notes.append("pixels are normalised with ImageNet's mean and deviation; timm's AugReg networks want 0.5")

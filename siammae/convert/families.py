@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from siammae.errors import CheckpointError
+from siammae.errors import CheckpointError, name_some
 
 _AFFINE = r"\.(?:weight|bias)"
 _ENCODER = re.compile(
@@ -31,6 +31,8 @@ class Family:
         drops: pattern and reason, for tensors that are not.
         patch_size: the only one there is; None = any.
         position_offset: of its own evaluation code, see ``ModelConfig``.
+        position_antialias: the same.
+        source: where that code states its rule of positions.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Family:
     drops: tuple[tuple[str, str], ...] = ()
     patch_size: int | None = None
     position_offset: float = 0.0
+    position_antialias: bool = False
+    source: str
 
 
 _CROSS = r"decoder_blocks\.\d+\.(?:(?:self|multihead)_attn\.(?:in_proj_(?:weight|bias)|out_proj\.(?:weight|bias))|"
@@ -54,6 +58,8 @@ _REGISTERS = (r"register_tokens", "reg_token")
 _MASK_TOKEN = (r"mask_token", "stands for hidden patches in training: features do not need it")
 _CLASSIFIER = (r"head" + _AFFINE, "classifier: features do not need it")
 _DINO_HEAD = (r"(?:dino_|ibot_)?head\..*|(?:dino|ibot_patch)_loss\..*", "self-distillation: features do not need it")
+_DINO_CODE = "DINO, vision_transformer.py, interpolate_pos_encoding"
+_CROPMAE_CODE = "CropMAE, downstreams/propagation/src/models_mae.py, interpolate_pos_encoding"
 
 FAMILIES = (
     Family(
@@ -62,6 +68,7 @@ FAMILIES = (
         marks=(r"decoder_frame_info", _CROPMAE_BLOCK),
         drops=((rf"{_TAIL}|{_CROPMAE_BLOCK}|decoder_frame_info", "CatMAE's decoder predicts two frames at once"),),
         position_offset=0.1,
+        source="CatMAE, downstream/davis2017-seg/code/models_mae.py, interpolate_pos_encoding",
     ),
     Family(
         name="cropmae",
@@ -74,6 +81,7 @@ FAMILIES = (
             (rf"(?={_CROPMAE_BLOCK}$)decoder_(.*)", r"decoder.\1"),
         ),
         position_offset=0.1,
+        source=_CROPMAE_CODE,
     ),
     Family(
         name="rsp",
@@ -84,18 +92,23 @@ FAMILIES = (
             (rf"(?:to_prior|to_posterior)\.[02]{_AFFINE}", "RSP's prior and posterior"),
             (rf"decoder_embed_(?:mae|deter|stoch){_AFFINE}", "RSP's decoder needs its latent variables"),
         ),
+        position_offset=0.1,
+        source=f"eval_video_segmentation_davis.py, which takes {_DINO_CODE}",
     ),
     Family(
         name="tobo",
         title="ToBo",
         marks=(_RSP_BLOCK,),
         drops=((rf"{_TAIL}|{_RSP_BLOCK}|decoder_embed_mae{_AFFINE}", "ToBo's decoder reads one bottleneck token"),),
+        position_offset=0.1,
+        source=f"docs/Evaluation.md, which names {_CROPMAE_CODE}",
     ),
     Family(
         name="mae",
         title="MAE",
         marks=(_MAE_BLOCK,),
         drops=((rf"{_TAIL}|{_MAE_BLOCK}", "MAE's decoder sees one frame only"),),
+        source="MAE, util/pos_embed.py",
     ),
     Family(
         name="tcore",
@@ -104,7 +117,8 @@ FAMILIES = (
         renames=(_REGISTERS,),
         drops=(_MASK_TOKEN, _DINO_HEAD),
         patch_size=16,
-        position_offset=0.1,
+        position_antialias=True,
+        source="T-CoRe, base_model/configs/ssl_default_config.yaml",
     ),
     Family(
         name="dinov2",
@@ -112,7 +126,8 @@ FAMILIES = (
         marks=(r"register_tokens|mask_token", r"blocks\.\d+\.ls1\.gamma"),
         renames=(_REGISTERS,),
         drops=(_MASK_TOKEN, _DINO_HEAD),
-        position_offset=0.1,
+        position_offset=0.1,  # those with registers: see position_rule
+        source="DINOv2, dinov2/hub/backbones.py",
     ),
     Family(
         name="dino",
@@ -120,10 +135,24 @@ FAMILIES = (
         marks=(r"head\.(?:mlp|last_layer)\..*",),
         drops=(_DINO_HEAD,),
         position_offset=0.1,
+        source=_DINO_CODE,
     ),
-    Family(name="vit", title="plain ViT under timm's names", drops=(_CLASSIFIER,)),
+    Family(
+        name="vit",
+        title="plain ViT under timm's names",
+        drops=(_CLASSIFIER,),
+        position_antialias=True,
+        source="timm, layers/pos_embed.py, resample_abs_pos_embed",
+    ),
 )
 NAMES = tuple(family.name for family in FAMILIES)
+
+
+def position_rule(family: Family, registers: int) -> tuple[float, bool]:
+    """Return ``position_offset`` and ``position_antialias`` of a family; DINOv2 has two rules in one family."""
+    if registers and family.name == "dinov2":
+        return 0.0, True
+    return family.position_offset, family.position_antialias
 
 
 def match(name: str, patterns: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
@@ -150,7 +179,9 @@ def choose_family(family: str, tensors: Mapping[str, Tensor]) -> Family:
     if family not in ("auto", *NAMES):
         raise ValueError(f"family is {family!r}: it must be 'auto' or one of {', '.join(map(repr, NAMES))}.")
     if found := sorted(name for name in tensors if _DINOV3.fullmatch(name)):
-        raise CheckpointError(f"{found[:3]} belong to DINOv3 or EVA, whose rotary positions SiamMAE lacks. {_TIMM}.")
+        raise CheckpointError(
+            f"{name_some(found, 3)} belong to DINOv3 or EVA, whose rotary positions SiamMAE lacks. {_TIMM}."
+        )
     fitting = [one for one in FAMILIES if _has_marks(one, tensors)]
     if family == "auto":
         chosen = min(fitting, key=lambda one: len(_unknown(one, tensors)))
@@ -160,10 +191,9 @@ def choose_family(family: str, tensors: Mapping[str, Tensor]) -> Family:
             guess = min(fitting, key=lambda one: len(_unknown(one, tensors)))
             raise CheckpointError(f"this is no {chosen.title} checkpoint: its tensors fit family={guess.name!r} best.")
     if unknown := _unknown(chosen, tensors):
-        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
         asked = "no family" if family == "auto" else f"not {chosen.title}"
         raise CheckpointError(
-            f"{unknown[:10]}{more} fit {asked} (families: {', '.join(NAMES)}), and what is not understood is never "
+            f"{name_some(unknown)} fit {asked} (families: {', '.join(NAMES)}), and what is not understood is never "
             f"dropped. {_TIMM}."
         )
     return chosen

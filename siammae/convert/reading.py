@@ -5,22 +5,24 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from siammae.errors import CheckpointError
+from siammae.checkpoints.tensors import read_tensors
+from siammae.errors import CheckpointError, name_some, one_line
 
 _WRAPPERS = ("teacher", "model", "state_dict", "student")  # in the order of preference: a teacher is what DINO uses
 _PREFIXES = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DistributedDataParallel, torch.compile
 _UNSAFE_ADVICE = re.compile(r"\. (?=In PyTorch|This file can)")
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
+_MAX_UNPACKED = 4  # times a file's size; PyTorch does not pack its files
+_MAX_TENSORS = 20_000  # a whole training state of the largest public ViT has about 5,000
 _NUMBERS = ("b1", "i4", "i8", "f4", "f8")
 _CHUNKS = re.compile(r"^blocks\.\d+\.(?=\d+\.)")  # DINOv2 trains its blocks in groups: blocks.GROUP.BLOCK.
 
@@ -48,18 +50,24 @@ def read_source(path: Path) -> object:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: it is damaged, or a pickle that names anything but tensors, plain values, NumPy scalars and
-            ``argparse.Namespace``; nothing of it has run then.
+        CheckpointError: it is damaged, unpacks to more than four times its size, or is a pickle that names anything but
+            tensors, plain values, NumPy scalars and ``argparse.Namespace``; nothing of it has run then.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: pass a checkpoint file, .pth, .pt, .bin or .safetensors.")
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{path} is damaged or no safetensors file: {error}. Get it again.") from error
+        return read_tensors(path)
     try:
-        with torch.serialization.safe_globals(_harmless()):
+        unpacked = _unpacked_size(path)
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise _damaged(path, one_line(error)) from error
+    if unpacked > _MAX_UNPACKED * (packed := path.stat().st_size):
+        raise CheckpointError(
+            f"{path} has {packed:,} bytes and unpacks to {unpacked:,}: PyTorch packs no files, so at most "
+            f"{_MAX_UNPACKED} times the size is read. Unpack it where you trust it, and zip it anew with zip -0."
+        )
+    try:
+        with torch.device("cpu"), torch.serialization.safe_globals(_harmless()):
             loaded: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         if found := _FORBIDDEN.search(str(error)):
@@ -69,9 +77,21 @@ def read_source(path: Path) -> object:
             ) from error
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         # PyTorch goes on to advise loading the file unsafely, which is just what must not be done.
-        reason = _UNSAFE_ADVICE.split(reason)[0]
-        raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint: {reason}. Get it again.") from error
+        raise _damaged(path, _UNSAFE_ADVICE.split(reason)[0]) from error
     return loaded
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged or no PyTorch checkpoint: {reason}. Get it again.")
+
+
+def _unpacked_size(path: Path) -> int:
+    """Return the bytes that a zip file unpacks to by its own word, which its reader holds it to; others: their size."""
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            return path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
 
 
 def _harmless() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
@@ -96,9 +116,11 @@ def find_weights(source: object) -> Weights:
         source: what :func:`read_source` returned.
 
     Raises:
-        CheckpointError: there are no weights, or two of them have one name.
+        CheckpointError: there are no weights, too many of them, or two of them have one name.
     """
     found, wrapper, dropped = _unwrap(source)
+    if len(found) > _MAX_TENSORS:
+        raise CheckpointError(f"the file holds {len(found):,} tensors: a network has at most {_MAX_TENSORS:,} here.")
     names: dict[str, str] = {}
     for name in found:
         _add(names, _PREFIXES.sub("", name), name)
@@ -113,7 +135,9 @@ def find_weights(source: object) -> Weights:
 
 def _add(names: dict[str, str], new: str, old: str) -> None:
     if new in names:
-        raise CheckpointError(f"{names[new]!r} and {old!r} are the same tensor {new!r}: the file mixes two networks.")
+        raise CheckpointError(
+            f"{name_some([names[new], old])} are one tensor, {name_some([new])}: the file mixes two networks."
+        )
     names[new] = old
 
 
@@ -128,16 +152,41 @@ def _without_prefix(names: dict[str, str], prefix: str) -> dict[str, str]:
 def _unwrap(source: object) -> tuple[dict[str, Tensor], str | None, dict[str, str]]:
     if not isinstance(source, Mapping):
         raise CheckpointError(f"the file holds a {type(source).__name__}: it must be a dictionary of tensors.")
-    if source and all(isinstance(value, Tensor) for value in source.values()):
+    if source and all(_is_weight(name, value) for name, value in source.items()):
         return dict(source), None, {}
     for wrapper in _WRAPPERS:
         inner = source.get(wrapper)
         if not isinstance(inner, Mapping) or not inner:
             continue
-        if strange := sorted(str(name) for name, value in inner.items() if not isinstance(value, Tensor)):
-            raise CheckpointError(f"{wrapper!r} holds {strange[:5]}, which are no tensors: it is no state dict.")
+        if strange := sorted(str(name) for name, value in inner.items() if not _is_weight(name, value)):
+            raise CheckpointError(f"{wrapper!r} holds {name_some(strange)}, no named tensors: it is no state dict.")
         reason = f"beside {wrapper!r}: no weights of the network, or not the ones used"
         return dict(inner), wrapper, {str(key): reason for key in source if key != wrapper}
     raise CheckpointError(
-        f"the file holds {sorted(map(str, source))[:10]}: neither tensors alone, nor any of {list(_WRAPPERS)}."
+        f"the file holds {name_some(sorted(map(str, source)))}: neither named tensors alone, nor any of "
+        f"{list(_WRAPPERS)}."
     )
+
+
+def _is_weight(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor)
+
+
+def check_storage(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are more than the numbers a file holds, or in no plain layout: a pickle may describe any.
+
+    Raises:
+        CheckpointError: one is sparse, quantized, nested or without numbers, or together they claim more bytes than are
+            there, as by a stride of 0.
+    """
+    for name, tensor in tensors.items():
+        plain = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_nested or tensor.is_meta)
+        if not plain:
+            raise CheckpointError(f"{name_some([name])} is no plain tensor: sparse, quantized or without numbers.")
+    held = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors.values()}
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if claimed > sum(held.values()):
+        raise CheckpointError(
+            f"the tensors claim {claimed:,} bytes, but the file holds {sum(held.values()):,} for them: numbers are "
+            "used more than once. Save a copy of each tensor."
+        )

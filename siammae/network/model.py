@@ -12,11 +12,13 @@ from torch import Tensor
 
 from siammae.checkpoints import hub
 from siammae.checkpoints.hub import DEFAULT_WEIGHTS
+from siammae.checkpoints.tensors import load_strictly
 from siammae.config import ModelConfig, PropagationConfig
 from siammae.errors import CheckpointError
 from siammae.features import extract_features, normalize
 from siammae.frames import PathLike, VideoSource
 from siammae.network.pretraining_model import PretrainingModel
+from siammae.network.shapes import tensor_shapes
 from siammae.network.vit import sincos_position
 from siammae.network.whitening import Whitening
 
@@ -51,6 +53,7 @@ class SiamMAE(PretrainingModel):
         cache_dir: PathLike | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
+        force_download: bool = False,
     ) -> Self:
         """Load weights, in eval mode.
 
@@ -62,14 +65,20 @@ class SiamMAE(PretrainingModel):
             cache_dir: where downloads are kept; None = the Hub client's own cache.
             token: for private repositories.
             local_files_only: use the cache, never the network.
+            force_download: download again what lies in the cache: a file there may be damaged.
 
         Raises:
-            ValueError: the name is none of these.
+            ValueError: the name is none of these, or ``force_download`` meets ``local_files_only``.
             FileNotFoundError: a folder was named that does not exist.
             CheckpointError: files are missing or damaged, or weights and config do not fit exactly.
         """
         folder = hub.find_checkpoint(
-            name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+            name,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
         )
         stored = hub.read_config(folder)
         try:
@@ -78,9 +87,12 @@ class SiamMAE(PretrainingModel):
             propagation = PropagationConfig.from_dict(recommended) if recommended else None
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{folder / hub.CONFIG_FILE}: {error}") from error
-        model = cls(config, propagation=propagation)
-        hub.load_strictly(model, hub.read_weights(folder), source=str(folder / hub.WEIGHTS_FILE))
-        model._check_position(str(folder))
+        with torch.device("cpu"):  # whatever the default device and type are
+            # Names and shapes first: a config may ask for a network that fits no memory.
+            tensors = hub.read_weights(folder, tensor_shapes(cls, config))
+            model = cls(config, propagation=propagation).float()
+            load_strictly(model, tensors, source=str(folder / hub.WEIGHTS_FILE))
+            model._check_position(str(folder))
         model.name = str(name)
         return model.to(device=device, dtype=dtype).eval()
 

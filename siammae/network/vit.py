@@ -68,7 +68,9 @@ def _sincos(x: Tensor, y: Tensor, dim: int) -> Tensor:
     return torch.cat(both, dim=3).flatten(1, 2).float()
 
 
-def resample_position(table: Tensor, side: int, grid: tuple[int, int], *, offset: float = 0.0) -> Tensor:
+def resample_position(
+    table: Tensor, side: int, grid: tuple[int, int], *, offset: float = 0.0, antialias: bool = False
+) -> Tensor:
     """Interpolate a square position table bicubically.
 
     Args:
@@ -76,21 +78,23 @@ def resample_position(table: Tensor, side: int, grid: tuple[int, int], *, offset
         side: patches on a side of the training grid.
         grid: wanted patches ``(h, w)``.
         offset: added to ``h`` and ``w`` in the scale only, which moves the samples a little towards the first patch.
+        antialias: average where the grid becomes smaller.
 
     Returns:
         ``(1, h*w, C)``; the table itself where the grid is the training grid.
 
     Source:
-        The offset of 0.1 is DINO's, vision_transformer.py, interpolate_pos_encoding.
+        The offset of 0.1 is DINO's, vision_transformer.py, interpolate_pos_encoding; which family takes which rule is
+        said in siammae.convert.families.
     """
     if grid == (side, side):
         return table
     square = table.reshape(1, side, side, -1).permute(0, 3, 1, 2).float()  # (1, C, side, side)
     if offset:
         scale = ((grid[0] + offset) / side, (grid[1] + offset) / side)
-        resized = F.interpolate(square, scale_factor=scale, mode="bicubic")
+        resized = F.interpolate(square, scale_factor=scale, mode="bicubic", antialias=antialias)
     else:
-        resized = F.interpolate(square, grid, mode="bicubic")
+        resized = F.interpolate(square, grid, mode="bicubic", antialias=antialias)
     return resized.to(table.dtype).flatten(2).transpose(1, 2)
 
 
@@ -152,7 +156,8 @@ class Encoder(nn.Module):
         if self.config.position == "sincos" and grid != (side, side):
             return sincos_position(grid, self.config.embed_dim, extent=side).to(self.pos_embed)[None]
         table = self.pos_embed[:, -(side**2) :]
-        return resample_position(table, side, grid, offset=self.config.position_offset)
+        rule = self.config
+        return resample_position(table, side, grid, offset=rule.position_offset, antialias=rule.position_antialias)
 
     def embed(self, images: Tensor, placing: Tensor | None = None) -> Tensor:
         """Turn normalised images ``(B, 3, H, W)`` into patch tokens ``(B, h*w, C)`` with their positions.

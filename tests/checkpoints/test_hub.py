@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +15,7 @@ import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from siammae.checkpoints import hub
+from siammae.checkpoints import hub, tensors
 from siammae.config import PropagationConfig
 from siammae.errors import CheckpointError
 from siammae.network.model import SiamMAE
@@ -91,7 +93,7 @@ def test_save_pretrained_interrupted_leaves_no_half_checkpoint(tmp_path, checkpo
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(hub, "save_file", half)
+    monkeypatch.setattr(tensors, "save_file", half)
     for folder in (checkpoint, tmp_path / "new"):
         with pytest.raises(OSError, match="disk full"):
             tiny_model(seed=1).save_pretrained(folder)
@@ -134,15 +136,6 @@ def test_from_pretrained_refuses_a_value_in_the_class_tokens_fixed_position(chec
         SiamMAE.from_pretrained(checkpoint)
 
 
-def test_load_strictly_reports_all_problems_at_once_and_loads_nothing():
-    module = torch.nn.Linear(2, 2)
-    before = module.weight.clone()
-    tensors = {"weight": torch.zeros(2, 2), "scale": torch.ones(2)}
-    with pytest.raises(CheckpointError, match=r"^here does not fit .*missing tensors \['bias'\]; unexpected .*scale"):
-        hub.load_strictly(module, tensors, source="here")
-    assert torch.equal(module.weight, before)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -150,6 +143,10 @@ def test_load_strictly_reports_all_problems_at_once_and_loads_nothing():
         ({"format_version": "1"}, "has no format_version and model"),
         ({"model": None}, "has no format_version and model"),
         ({"model": []}, "has no format_version and model"),
+        ({"model": {"pixel_mean": [[[[[[[[[[0]]]]]]]]]]}}, r"config\.json: lists lie in lists deeper than 8"),
+        ({"model": {"depth": "x" * 100_000}}, r"depth is 'x+\.\.\.x+': it must be a whole number"),
+        ({"model": {"whitened": "false"}}, r"config\.json: whitened is 'false': it must be True or False"),
+        ({"model": {"pixel_mean": [0, float("nan"), 0]}}, r"pixel_mean is \(0, nan, 0\): it must be three numbers"),
         ({"author": "me"}, r"has unknown fields \['author'\]: known are format_version, model, propagation"),
         ({"model": {"width": 3}}, r"config\.json: unknown ModelConfig fields \['width'\]"),
         ({"model": {"depth": "two"}}, r"config\.json: depth is 'two': it must be a whole number"),
@@ -165,10 +162,23 @@ def test_from_pretrained_of_wrong_config_names_the_field(checkpoint, changes, me
         SiamMAE.from_pretrained(checkpoint)
 
 
-@pytest.mark.parametrize("content", [b'{"model": ', b"", b"\xff\xfe\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [b'{"model": ', b"", b"\xff\xfe\xff", b"[" * 200_000, b'{"":' * 200_000, b"1" * 5000],
+    ids=["cut", "empty", "utf-16", "lists", "dictionaries", "digits"],
+)
 def test_from_pretrained_of_broken_json_is_refused(checkpoint, content):
     (checkpoint / "config.json").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"config\.json is not valid JSON"):
+    with pytest.raises(CheckpointError, match=r"config\.json is not valid JSON.*Get it again\.$") as refusal:
+        SiamMAE.from_pretrained(checkpoint)
+    assert len(str(refusal.value)) < 600
+    assert "\n" not in str(refusal.value)
+
+
+def test_from_pretrained_of_a_config_of_many_megabytes_is_refused_unread(checkpoint):
+    with (checkpoint / "config.json").open("r+") as file:
+        file.truncate(200 << 20)
+    with pytest.raises(CheckpointError, match=r"config\.json has 209,715,200 bytes: a config has at most 1,048,576"):
         SiamMAE.from_pretrained(checkpoint)
 
 
@@ -241,10 +251,14 @@ def test_find_checkpoint_of_another_name_shows_both_spellings(tmp_path, monkeypa
         hub.find_checkpoint("vits")
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
 @pytest.fixture
 def downloads(checkpoint, tmp_path, monkeypatch):
-    """Hub downloads come from a local folder; what was asked for is returned."""
+    """Hub downloads come from a local folder, as of one commit; what was asked for is returned."""
     asked = []
+    checkpoint = checkpoint.rename(tmp_path / COMMIT)
 
     def download(repo_id, filename, **options):
         asked.append((repo_id, filename, options))
@@ -260,9 +274,9 @@ def test_from_pretrained_of_a_hub_name_downloads_config_and_weights(downloads, t
     model = SiamMAE.from_pretrained(
         name, revision="v1", cache_dir=str(tmp_path), token="secret", local_files_only=True, dtype=torch.bfloat16
     )
-    options = {"revision": "v1", "cache_dir": tmp_path, "token": "secret", "local_files_only": True}
-    files = ("config.json", "model.safetensors")
-    assert downloads == [("some-one/vits16_k.400", file, options) for file in files]
+    options = {"cache_dir": tmp_path, "token": "secret", "local_files_only": True, "force_download": False}
+    asked = {"config.json": "v1", "model.safetensors": COMMIT}  # a push in between changes nothing
+    assert downloads == [("some-one/vits16_k.400", file, options | {"revision": rev}) for file, rev in asked.items()]
     assert (model.name, model.dtype) == (name, torch.bfloat16)
 
 
@@ -272,7 +286,54 @@ def test_find_checkpoint_prefers_a_folder_of_the_same_name(downloads, tmp_path):
     assert downloads == []
     hub.find_checkpoint("hf-hub:owner/name")
     assert len(downloads) == 2
-    assert downloads[0][2] == {"revision": None, "cache_dir": None, "token": None, "local_files_only": False}
+    plain = {"cache_dir": None, "token": None, "local_files_only": False, "force_download": False}
+    assert downloads[0][2] == plain | {"revision": None}
+
+
+def test_from_pretrained_with_force_download_asks_for_both_files_anew(downloads):
+    SiamMAE.from_pretrained("hf-hub:owner/name", force_download=True)
+    assert [options["force_download"] for _, _, options in downloads] == [True, True]
+    with pytest.raises(ValueError, match="force_download and local_files_only are both set"):
+        hub.find_checkpoint("owner/name", force_download=True, local_files_only=True)
+
+
+def test_download_whose_files_come_from_two_commits_is_refused(monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _, file, **__: f"/commit-of-{file}/{file}")
+    match = r"'owner/name' came in parts of two commits, commit-of-config\.json and .*with the commit as the revision"
+    with pytest.raises(CheckpointError, match=match):
+        hub.find_checkpoint("hf-hub:owner/name")
+
+
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors"])
+def test_a_damaged_file_in_the_hubs_cache_is_refused_with_the_way_to_get_it_again(damage, checkpoint, tmp_path):
+    folder = tmp_path / "models--owner--name" / "snapshots" / COMMIT
+    folder.parent.mkdir(parents=True)
+    checkpoint.rename(folder)
+    (folder / damage).write_bytes(b"\0" * 100)
+    with pytest.raises(
+        CheckpointError, match="force_download=True, or the command hf download owner/name --force-down"
+    ):
+        SiamMAE.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("variable", "proxy"),
+    [
+        ("HTTPS_PROXY", "socks5://127.0.0.1:9"),  # ImportError without socksio
+        ("HTTPS_PROXY", "foo://bar:1"),  # ValueError
+        ("HTTPS_PROXY", "http://[::1"),  # the HTTP client's InvalidURL
+    ],
+)
+def test_an_unusable_proxy_is_a_checkpoint_error(variable, proxy, tmp_path):
+    code = (
+        "from siammae.checkpoints import hub\nfrom siammae.errors import CheckpointError\n"
+        f"try: hub.find_checkpoint('hf-hub:owner/name', cache_dir={str(tmp_path)!r})\n"
+        "except CheckpointError as error: print(error)"
+    )
+    environment = {**os.environ, variable: proxy, variable.lower(): proxy}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "cannot be had from the Hugging Face Hub" in run.stdout, run.stderr
+    assert "the network and its proxy" in run.stdout
 
 
 HUB_ERRORS = [
@@ -280,6 +341,8 @@ HUB_ERRORS = [
     HFValidationError("no such name"),
     ConnectionError("no network"),
     huggingface_hub.errors.HfHubHTTPError.__bases__[0]("no connection"),  # the HTTP client's own class
+    ImportError("no SOCKS"),
+    ValueError("no such proxy"),
 ]
 
 

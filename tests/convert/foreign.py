@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from tests.convert.positions import mae, resized
+
 MANIFESTS = Path(__file__).parents[1] / "data" / "manifests"
 
 
@@ -35,11 +37,11 @@ def attend(x, weights, prefix, heads):
     )
 
 
-def plain_vit(images, weights, *, heads, offset=0.0, blocks=None, norm=True):
+def plain_vit(images, weights, *, heads, rule=mae, blocks=None, norm=True):
     """A ViT under the names of MAE, DINO, DINOv2 and timm alike: ``(B, 3, H, W)`` to tokens ``(B, 1 + h*w, C)``.
 
     Registers go between CLS and the patches after the positions are added, and are left out of the result. A table
-    of positions with no row for CLS gives CLS none.
+    of positions with no row for CLS gives CLS none; ``rule`` brings it to other grids, see ``positions``.
     """
     patch = weights["patch_embed.proj.weight"]
     p, dim = patch.shape[-1], patch.shape[0]
@@ -48,15 +50,7 @@ def plain_vit(images, weights, *, heads, offset=0.0, blocks=None, norm=True):
     table = weights["pos_embed"]
     side = int(table.shape[1] ** 0.5)
     place, cls_place = (table[:, 1:], table[:, :1]) if table.shape[1] > side**2 else (table, 0.0)
-    if (h, w) != (side, side):
-        square = place.reshape(1, side, side, dim).permute(0, 3, 1, 2)
-        if offset:
-            scale = ((h + offset) / side, (w + offset) / side)
-            square = F.interpolate(square, scale_factor=scale, mode="bicubic")
-        else:
-            square = F.interpolate(square, size=(h, w), mode="bicubic")
-        place = square.permute(0, 2, 3, 1).reshape(1, h * w, dim)
-    x = x.flatten(2).transpose(1, 2) + place
+    x = x.flatten(2).transpose(1, 2) + resized(place, side, (h, w), rule)
     registers = weights.get("register_tokens", weights.get("reg_token", torch.zeros(1, 0, dim)))
     parts = (weights["cls_token"] + cls_place, registers)
     x = torch.cat([*(part.expand(len(x), -1, -1) for part in parts), x], dim=1)

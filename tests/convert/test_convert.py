@@ -12,6 +12,8 @@ import siammae
 from siammae.cli import main
 from siammae.convert import convert_checkpoint
 from tests.convert.foreign import as_grid, foreign_tensors, normalised, plain_vit
+from tests.convert.positions import dino, dinov2_registers, mae
+from tests.convert.positions import dinov2_registers as timm
 
 
 def settings():
@@ -56,31 +58,31 @@ def one_training_dictionary(tensors):
     return {"model": both, "iteration": 5}
 
 
-# file, wrapper, family it is recognised as, heads, offset of its interpolation, decoder
+# file, wrapper, family it is recognised as, heads, rule of its positions, decoder
 CASES = {
-    "cropmae": ("cropmae_vits16", wrapped("model"), "cropmae", 6, 0.1, "cropmae"),
-    "catmae": ("catmae_vits16", wrapped("model"), "catmae", 6, 0.1, "none"),
-    "rsp": ("rsp_vits16", wrapped("model"), "rsp", 6, 0.0, "none"),
-    "tobo": ("tobo_vits16", wrapped("model"), "tobo", 6, 0.0, "none"),
-    "mae full": ("mae_vitb16_full", wrapped("model"), "mae", 12, 0.0, "none"),
-    "mae encoder": ("mae_vitb16_encoder", wrapped("model"), "vit", 12, 0.0, "none"),
-    "dino backbone": ("dino_vits8_backbone", dict, "vit", 6, 0.0, "none"),
-    "dino full": ("dino_vits8_backbone", dino_full, "dino", 6, 0.1, "none"),
-    "dinov2": ("dinov2_vits14", dict, "dinov2", 6, 0.1, "none"),
-    "dinov2 in chunks": ("dinov2_vits14", chunked, "dinov2", 6, 0.1, "none"),
-    "dinov2 training": ("dinov2_vits14", one_training_dictionary, "dinov2", 6, 0.1, "none"),
-    "dinov2 registers": ("dinov2_vits14_reg4", dict, "dinov2", 6, 0.0, "none"),
-    "tcore": ("tcore_vits16", tcore, "tcore", 6, 0.1, "none"),
-    "timm": ("timm_vit_small_patch16", dict, "vit", 6, 0.0, "none"),
+    "cropmae": ("cropmae_vits16", wrapped("model"), "cropmae", 6, dino, "cropmae"),
+    "catmae": ("catmae_vits16", wrapped("model"), "catmae", 6, dino, "none"),
+    "rsp": ("rsp_vits16", wrapped("model"), "rsp", 6, dino, "none"),
+    "tobo": ("tobo_vits16", wrapped("model"), "tobo", 6, dino, "none"),
+    "mae full": ("mae_vitb16_full", wrapped("model"), "mae", 12, mae, "none"),
+    "mae encoder": ("mae_vitb16_encoder", wrapped("model"), "vit", 12, timm, "none"),
+    "dino backbone": ("dino_vits8_backbone", dict, "vit", 6, timm, "none"),
+    "dino full": ("dino_vits8_backbone", dino_full, "dino", 6, dino, "none"),
+    "dinov2": ("dinov2_vits14", dict, "dinov2", 6, dino, "none"),
+    "dinov2 in chunks": ("dinov2_vits14", chunked, "dinov2", 6, dino, "none"),
+    "dinov2 training": ("dinov2_vits14", one_training_dictionary, "dinov2", 6, dino, "none"),
+    "dinov2 registers": ("dinov2_vits14_reg4", dict, "dinov2", 6, dinov2_registers, "none"),
+    "tcore": ("tcore_vits16", tcore, "tcore", 6, dinov2_registers, "none"),
+    "timm": ("timm_vit_small_patch16", dict, "vit", 6, timm, "none"),
     "timm state_dict": (
         "timm_vit_small_patch16",
         lambda t: wrapped("state_dict")(prefixed("module.")(t)),
         "vit",
         6,
-        0.0,
+        timm,
         "none",
     ),
-    "timm registers": ("timm_vit_small_patch14_reg4", prefixed("_orig_mod."), "vit", 6, 0.0, "none"),
+    "timm registers": ("timm_vit_small_patch14_reg4", prefixed("_orig_mod."), "vit", 6, timm, "none"),
 }
 
 
@@ -95,17 +97,30 @@ def converted(tmp_path, source, **options):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_converted_checkpoint_has_the_features_of_the_source(case, tmp_path):
-    manifest, wrap, family, heads, offset, decoder = CASES[case]
+@pytest.mark.parametrize("grid", [(3, 5), (6, 41)], ids=str)  # smaller than the table, and wider
+def test_converted_checkpoint_has_the_features_of_the_source(case, grid, tmp_path):
+    manifest, wrap, family, heads, rule, decoder = CASES[case]
     tensors = foreign_tensors(manifest)
+    tensors["pos_embed"] *= 25  # as large as a trained table's values
     report, model = converted(tmp_path, wrap(tensors))
     assert (report.family, model.config.decoder) == (family, decoder)
     p = model.patch_size
-    video = frames(3 * p, 5 * p, count=2)
+    video = frames(grid[0] * p, grid[1] * p, count=2)
     with torch.inference_mode():
-        expected = plain_vit(normalised(video), tensors, heads=heads, offset=offset)
+        expected = plain_vit(normalised(video), tensors, heads=heads, rule=rule)
     got = model.extract(video)
-    torch.testing.assert_close(got, as_grid(expected, 3, 5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(got, as_grid(expected, *grid), atol=3e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["mae", "dino", "vit"])
+def test_a_bare_encoder_has_the_positions_of_the_family_it_is_said_to_be_of(family, tmp_path):
+    tensors = foreign_tensors("timm_vit_small_patch16", depth=1)
+    _, model = converted(tmp_path, tensors, family=family)
+    video = frames(48, 80)
+    rule = {"mae": mae, "dino": dino, "vit": timm}[family]
+    with torch.inference_mode():
+        expected = plain_vit(normalised(video), tensors, heads=6, rule=rule)
+    torch.testing.assert_close(model.extract(video), as_grid(expected, 3, 5), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("case", ["dino full", "dinov2", "dinov2 registers", "tcore"])
@@ -125,7 +140,7 @@ def test_converted_checkpoint_gives_inner_layers_of_the_source(tmp_path):
     _, model = converted(tmp_path, tensors)
     video = frames(28, 42)
     with torch.inference_mode():
-        expected = plain_vit(normalised(video), tensors, heads=6, blocks=1, norm=False)
+        expected = plain_vit(normalised(video), tensors, heads=6, rule=dinov2_registers, blocks=1, norm=False)
     torch.testing.assert_close(model.extract(video, layer=0, norm=False), as_grid(expected, 2, 3), atol=1e-5, rtol=0)
 
 
@@ -164,7 +179,7 @@ def test_convert_of_a_table_without_cls_row_gives_cls_no_position(tmp_path):
     _, model = converted(tmp_path, tensors)
     video = frames(48, 32)
     with torch.inference_mode():
-        expected = plain_vit(normalised(video), tensors, heads=6)
+        expected = plain_vit(normalised(video), tensors, heads=6, rule=timm)
     torch.testing.assert_close(model.extract(video), as_grid(expected, 3, 2), atol=1e-5, rtol=0)
 
 
@@ -174,7 +189,7 @@ def test_convert_with_fields_says_what_tensors_cannot(tmp_path):
     report, model = converted(tmp_path, tensors, num_heads=12, pixel_mean=half, pixel_std=half)
     video = frames(32, 32)
     with torch.inference_mode():
-        expected = plain_vit(normalised(video, half, half), tensors, heads=12)
+        expected = plain_vit(normalised(video, half, half), tensors, heads=12, rule=timm)
     torch.testing.assert_close(model.extract(video), as_grid(expected, 2, 2), atol=1e-5, rtol=0)
     assert not any("heads" in note or "pixels" in note for note in report.notes)
 
@@ -223,6 +238,13 @@ def test_convert_command_writes_a_checkpoint_that_info_describes(tmp_path, capsy
 def test_convert_command_with_a_bad_file_says_so_in_one_line(tmp_path, capsys):
     assert main(["convert", str(tmp_path / "nothing.pth"), "-o", str(tmp_path / "ours")]) == 1
     assert "siammae convert: error: no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["family", "file", "folder"])
+def test_convert_command_with_an_argument_among_the_fields_says_which_option_it_is(name, tmp_path, capsys):
+    assert main(["convert", str(tmp_path / "m.pth"), "-o", str(tmp_path / "ours"), "--set", f"{name}=mae"]) == 1
+    error = capsys.readouterr().err
+    assert f"siammae convert: error: --set {name}: it is no field of ModelConfig. Say whose checkpoint" in error
 
 
 def test_forward_of_features_only_checkpoint_is_refused_but_masks_can_be_followed(tmp_path):

@@ -3,6 +3,8 @@
 import argparse
 import os
 import pickle
+import resource
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from siammae.config import ModelConfig, PretrainConfig
 from siammae.convert import convert_checkpoint
 from siammae.convert.families import FAMILIES, NAMES
+from siammae.convert.reading import check_storage
 from siammae.errors import CheckpointError
 from tests.convert.foreign import foreign_tensors
 
@@ -105,14 +108,18 @@ def test_convert_of_a_missing_file_is_refused(tmp_path):
 
 def test_convert_of_something_else_names_what_it_is(tmp_path):
     refused(tmp_path, [torch.zeros(1)], "holds a list: it must be a dictionary of tensors")
-    refused(tmp_path, {"weights": {}, "epoch": 3}, r"holds \['epoch', 'weights'\]: neither tensors alone, nor any of")
-    refused(tmp_path, {}, r"holds \[\]: neither tensors alone")
-    refused(tmp_path, {"model": {"norm.weight": 1.0}}, r"'model' holds \['norm.weight'\], which are no tensors")
+    refused(tmp_path, {"weights": {}, "epoch": 3}, r"holds \['epoch', 'weights'\]: neither named tensors alone,")
+    refused(tmp_path, {}, r"holds \[\]: neither named tensors alone")
+    refused(tmp_path, {"model": {"norm.weight": 1.0}}, r"'model' holds \['norm.weight'\], no named tensors")
 
 
 def test_convert_of_two_networks_in_one_is_refused(tmp_path):
     tensors = foreign_tensors(VIT, depth=1)
-    refused(tmp_path, tensors | {"module.cls_token": tensors["cls_token"]}, "are the same tensor 'cls_token'")
+    refused(
+        tmp_path,
+        tensors | {"module.cls_token": tensors["cls_token"]},
+        r"\['cls_token', 'module.cls_token'\] are one tensor",
+    )
 
 
 @pytest.mark.parametrize("family", ["auto", "vit"])
@@ -165,6 +172,24 @@ def test_convert_of_dinov3_points_to_timm(tmp_path):
         ({"patch_embed.proj.weight": torch.zeros(384, 4, 16, 16)}, "takes 4 channels: it must take 3"),
         ({"blocks.0.mlp.fc1.weight": None}, "blocks.0.mlp.fc1.weight is missing"),
         ({"norm.weight": None}, r"missing tensors \['encoder.norm.weight'\]"),
+        ({"cls_token": torch.zeros(1, 1, 7)}, r"cls_token is \(1, 1, 7\) and pos_embed .* must be \(1, 1, C\)"),
+        ({"cls_token": torch.zeros(384, 1, 1)}, r"cls_token is \(384, 1, 1\) and pos_embed .* must be \(1, 1, C\)"),
+        ({"reg_token": torch.zeros(384)}, r"reg_token is \(384,\), not 3-dimensional"),
+        ({"patch_embed.proj.weight": torch.zeros(0, 3, 16, 16)}, "patch_embed.proj.weight is empty"),
+        (
+            {"patch_embed.proj.weight": torch.zeros(384, 3, 2048, 1)},
+            "describe cannot be: patch_size is 2048: it must be",
+        ),
+        ({"norm.weight": torch.zeros(384, dtype=torch.int32)}, "encoder.norm.weight is int32, but weights are float32"),
+        ({"norm.weight": torch.zeros(384, dtype=torch.bool)}, "encoder.norm.weight is bool, but weights are"),
+        ({"norm.weight": torch.zeros(384, dtype=torch.complex64)}, "encoder.norm.weight is complex64, but weights are"),
+        (
+            {"norm.weight": torch.zeros(384).to(torch.float8_e5m2)},
+            "encoder.norm.weight is float8_e5m2, but weights are",
+        ),
+        ({"norm.weight": torch.zeros(384, device="meta")}, r"\['encoder.norm.weight'\] is no plain tensor"),
+        ({"norm.weight": torch.zeros(1).expand(384)}, r"the tensors claim [\d,]+ bytes, but the file holds [\d,]+ for"),
+        ({"norm.weight": torch.zeros(384), 7: torch.zeros(1)}, r"holds \['7', .*neither named tensors alone"),
         ({"norm.weight": torch.zeros(7)}, r"encoder.norm.weight is \(7,\) instead of \(384,\)"),
         ({"norm.weight": torch.full((384,), torch.nan)}, "encoder.norm.weight has NaN"),
         ({"pos_embed": torch.zeros(1, 1 + 14 * 15, 384)}, "encoder.pos_embed is .* instead of"),
@@ -195,12 +220,82 @@ def test_convert_with_an_unknown_field_is_refused(tmp_path):
     refused(tmp_path, foreign_tensors(VIT, depth=1), r"unknown ModelConfig fields \['heads'\]", ValueError, heads=3)
 
 
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own about sparse tensors
+def test_check_storage_refuses_layouts_that_are_not_plain():
+    for tensor in (torch.eye(3).to_sparse(), torch.eye(3).to_sparse_csr(), torch.zeros(3, device="meta")):
+        with pytest.raises(CheckpointError, match=r"\['weight'\] is no plain tensor: sparse, quantized or without"):
+            check_storage({"weight": tensor})
+    check_storage({"a": torch.zeros(4)[:2], "b": torch.zeros(3, 2).T})
+
+
+def peak():
+    """Return the memory that this process had at most, in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def test_convert_of_a_packed_file_that_unpacks_to_much_more_is_refused_unread(tmp_path):
+    file, packed = tmp_path / "plain.pth", tmp_path / "packed.pth"
+    torch.save({"model": foreign_tensors(VIT, depth=1), "bomb": torch.zeros(1)}, file)
+    with zipfile.ZipFile(file) as plain, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry in plain.infolist():
+            archive.writestr(entry.filename, plain.read(entry), zipfile.ZIP_DEFLATED)
+        with archive.open("plain/data/bomb", "w", force_zip64=True) as bomb:
+            for _ in range(400):
+                bomb.write(bytes(1 << 20))
+    before = peak()
+    match = r"packed\.pth has [\d,]+ bytes and unpacks to 4\d\d,\d+,\d+: .*at most 4 times the size is read\. .*zip -0"
+    with pytest.raises(CheckpointError, match=match):
+        convert_checkpoint(packed, tmp_path / "ours")
+    assert peak() - before < 100_000
+    assert not (tmp_path / "ours").exists()
+
+
+def test_convert_of_a_tensor_repeated_by_its_strides_takes_no_memory(tmp_path):
+    tensors = foreign_tensors(VIT, depth=1)
+    before = peak()
+    many = torch.zeros(1, 1, 384).expand(1, 10**9, 384)
+    refused(tmp_path, tensors | {"pos_embed": many}, "claim 1,536,0.* bytes, but the file holds .* Save a copy of each")
+    assert peak() - before < 100_000
+
+
+def test_convert_of_very_many_or_very_long_names_has_a_short_message(tmp_path):
+    one = torch.zeros(1)
+    for tensors in ({f"tensor.{i}": one for i in range(30_000)}, {f"{i}{'x' * 9000}": one for i in range(100)}):
+        torch.save(foreign_tensors(VIT, depth=1) | tensors, tmp_path / "foreign.pth")
+        with pytest.raises(
+            CheckpointError, match=r"holds 30,\d+ tensors: a network has at most|and 90 more fit"
+        ) as refusal:
+            convert_checkpoint(tmp_path / "foreign.pth", tmp_path / "ours")
+        assert len(str(refusal.value)) < 2500
+    long = {f"{i}{'x' * 9000}": 1 for i in range(1000)}
+    torch.save({"model": foreign_tensors(VIT, depth=1), **long}, tmp_path / "foreign.pth")
+    assert len(str(convert_checkpoint(tmp_path / "foreign.pth", tmp_path / "ours"))) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"depth": 1_000_000}, "depth is 1000000: it must be at most 512"),
+        ({"depth": 500}, r"missing tensors \['encoder.blocks.1.attn.* and \d+ more"),
+        ({"image_size": 16_384}, r"encoder.pos_embed is \(1, 197, 384\) instead of \(1, 1048577, 384\)"),
+        ({"num_heads": "six"}, "num_heads is 'six': it must be a whole number"),
+        ({"num_heads": 0}, "num_heads is 0: it must be at least 1"),
+    ],
+)
+def test_convert_with_fields_that_the_tensors_contradict_takes_no_memory(fields, match, tmp_path):
+    tensors = foreign_tensors(VIT, depth=1)
+    before = peak()
+    refused(tmp_path, tensors, match, (ValueError, CheckpointError), **fields)
+    assert peak() - before < 100_000
+
+
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
         ({"registers": -1, "position": "learned"}, "registers is -1: it must be at least 0"),
         ({"registers": 4}, "position is 'sincos': it must be 'learned' with registers"),
-        ({"position_offset": 0.1}, "position is 'sincos': it must be 'learned' with registers or a position_offset"),
+        ({"position_offset": 0.1}, "position is 'sincos': it must be 'learned' with registers, a position_offset or"),
+        ({"position_antialias": True}, "position is 'sincos': it must be 'learned' with .* or position_antialias"),
         ({"position_offset": 1.0, "position": "learned"}, r"position_offset is 1.0: it must be in \[0, 1\)"),
         ({"decoder": "none at all"}, "decoder is 'none at all': it must be one of .*'cropmae', 'none'"),
     ],
