@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -135,14 +137,16 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     Safetensors itself puts the metadata in a random order, and makes the file its owner's alone.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the disk is full or the like; names ``path``.
     """
     path.touch()
     mode = path.stat().st_mode
     try:
         save_file(dict(tensors), path, metadata=dict(metadata))
     except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {one_line(error)}") from error
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
+        raise
     _sort_metadata(path)
     path.chmod(mode)
 

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from siammae.annotations.masks import write_mask
+from siammae.annotations.masks import mask_image, write_mask
 from siammae.errors import DatasetError
 from siammae.frames import read_frames
 from siammae.outputs import whole
@@ -118,7 +118,7 @@ def _check_name(name: str, split: str) -> None:
 def follow_masks(frames: Sequence[Path], first_mask: NDArray[np.uint8], propagator: Propagator) -> Iterator[FrameMasks]:
     """Yield the masks of every image of a video."""
     for index, path in enumerate(frames):
-        yield propagator.step(next(read_frames(path)), mask=first_mask if index == 0 else None)
+        yield propagator.step(next(read_frames(path)), mask=mask_image(first_mask) if index == 0 else None)
 
 
 def ticking(items: Iterable[_T], tick: Tick) -> Iterator[_T]:

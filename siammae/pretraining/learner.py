@@ -26,6 +26,7 @@ class Learner:
         network: what a training step calls, with the arguments of :meth:`SiamMAE.forward`.
         optimizer: AdamW.
         scaler: of the loss; does nothing but for float16.
+        changing: whether a step is half done, so that the weights belong to none.
 
     Args:
         config: everything that is learnt depends on; its precision is settled.
@@ -39,6 +40,7 @@ class Learner:
 
     def __init__(self, config: PretrainConfig, device: torch.device, processes: Processes, *, random: bool) -> None:
         self._config, self._processes = config, processes
+        self.changing = False
         self.model = _make_model(config, random=random).to(device).train()
         set_fused_attention(self.model, device.type != "cpu" or config.precision == "fp32")
         set_recompute(self.model, config.recompute)

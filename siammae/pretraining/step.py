@@ -62,10 +62,12 @@ def train_step(
     learner.scaler.unscale_(learner.optimizer)
     if config.clip_grad is not None:
         nn.utils.clip_grad_norm_(learner.model.parameters(), config.clip_grad)
+    learner.changing = True  # and for ever, if an error leaves it half done
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
     learner.optimizer.zero_grad(set_to_none=True)
     learner.update_average(step)
+    learner.changing = False
     return {name: torch.stack([part[name] for part in losses]).mean() for name in losses[0]}
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from siammae.checkpoints import tensors
@@ -173,10 +173,13 @@ def test_equal_tensors_are_equal_files_whose_metadata_survive(tmp_path):
         assert file.metadata() == metadata
 
 
-def test_save_tensors_when_the_disk_is_full_names_the_file(tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr(tensors, "save_file", full)
-    with pytest.raises(OSError, match=r"x\.safetensors cannot be written: I/O error: No space left on device"):
-        tensors.save_tensors({}, tmp_path / "x.safetensors", {})
+def test_save_tensors_onto_a_full_disk_is_an_os_error_that_names_the_file(tmp_path):
+    file = tmp_path / "m.safetensors"
+    code = (
+        "import resource, torch\nfrom pathlib import Path\nfrom siammae.checkpoints.tensors import save_tensors\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        f"try: save_tensors({{'a': torch.zeros(9999)}}, Path({str(file)!r}), {{}})\n"
+        "except OSError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == f"[Errno 27] File too large: '{file}'\n"

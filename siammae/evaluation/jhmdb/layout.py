@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from siammae.annotations.tables import list_lines
 from siammae.errors import DatasetError
 from siammae.evaluation.runs import Tree, choose
-from siammae.tables import list_lines
 
 JOINTS = (
     *("neck", "belly", "face", "right shoulder", "left shoulder", "right hip", "left hip", "right elbow"),

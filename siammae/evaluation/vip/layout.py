@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siammae.annotations.masks import read_mask
+from siammae.annotations.tables import list_lines
 from siammae.errors import DatasetError
 from siammae.evaluation.runs import Tree, choose
-from siammae.tables import list_lines
 
 _TREE = """\
 {root}

@@ -99,7 +99,7 @@ class StillPropagator:
         if type(self).frames >= self.fail_at:
             raise RuntimeError("out of memory")
         type(self).frames += 1
-        self.mask = self.mask if mask is None else mask
+        self.mask = self.mask if mask is None else np.asarray(mask)
         return SimpleNamespace(label_map=lambda: self.mask)
 
 
@@ -208,7 +208,9 @@ def test_first_and_last_frame_are_not_scored(davis_2017):
 def test_propagator_when_called_gets_void_as_background_and_the_settings(davis_2017, still, monkeypatch):
     model, seen = PixelExtractor(4), []
     step = still.step
-    monkeypatch.setattr(still, "step", lambda self, frame, mask=None: seen.append(mask) or step(self, frame, mask=mask))
+    monkeypatch.setattr(
+        still, "step", lambda self, frame, mask=None: seen.append(np.asarray(mask)) or step(self, frame, mask=mask)
+    )
     config = PropagationConfig(top_k=3)
     result = evaluate_davis(model, davis_2017, config=config, kernels="reference", sequences=["pair"])
     assert still.calls == [(model, config, "reference")]

@@ -73,6 +73,7 @@ class StillPropagator:
             raise RuntimeError("out of memory")
         type(self).frames += 1
         if mask is not None:
+            mask = np.asarray(mask)
             type(self).masks.append(mask)
             self.mask = np.where(mask == 255, np.uint8(0), mask)
         return SimpleNamespace(label_map=lambda: self.mask)
