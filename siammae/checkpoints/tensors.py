@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -131,7 +132,9 @@ def describe(tensor: Tensor) -> TensorInfo:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file with the mode of any other file: safetensors makes it its owner's alone.
+    """Write a safetensors file: the same bytes for the same tensors, and with the mode of any other file.
+
+    Safetensors itself puts the metadata in a random order, and makes the file its owner's alone.
 
     Raises:
         OSError: the disk is full or the like; names ``path``.
@@ -144,4 +147,15 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         if number := re.search(r"os error (\d+)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
         raise
+    _sort_metadata(path)
     path.chmod(mode)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Write the header of a safetensors file again, with its metadata in order: it has the same length then."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))

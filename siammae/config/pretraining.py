@@ -10,7 +10,15 @@ from typing import Any, Literal, Self
 
 from siammae.config.network import ModelConfig
 from siammae.config.recipes import RECIPES
-from siammae.config.settings import Settings, check, check_choice, check_flags, check_integers
+from siammae.config.settings import (
+    TEMPERATURES,
+    Settings,
+    check,
+    check_choice,
+    check_flags,
+    check_integers,
+    check_range,
+)
 
 # Fields of which one of a few values is allowed.
 PRETRAIN_CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -203,7 +211,7 @@ class PretrainConfig(Settings):
         check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers in [0, 1)")
         check(0 <= self.still_rotation <= 180, "still_rotation", self.still_rotation, "0 to 180 degrees")
         check(0 <= self.color_jitter < 1, "color_jitter", self.color_jitter, "in [0, 1)")
-        check(self.match_temperature > 0, "match_temperature", self.match_temperature, "above 0")
+        check_range("match_temperature", self.match_temperature, TEMPERATURES)
         matching = self.match_weight == 0 or (self.still_share > 0 and self.model.encoder == "siamese")
         check(matching, "match_weight", self.match_weight, "0 without still pairs or with a joint encoder")
         check(self.clip_grad is None or self.clip_grad > 0, "clip_grad", self.clip_grad, "above 0, or None")

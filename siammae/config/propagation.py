@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
 from siammae.config.presets import PRESETS
-from siammae.config.settings import Settings, check, check_choice, check_color, check_flags, check_integers
+from siammae.config.settings import (
+    TEMPERATURES,
+    Settings,
+    check,
+    check_choice,
+    check_color,
+    check_flags,
+    check_integers,
+    check_range,
+)
+
+# Patches. Near a border the label of a rounded cell falls off the grid for less than 0.3; no grid has 100 sigmas.
+_SIGMAS = {"subpixel": (1e-3, 100.0), "cell": (0.3, 100.0)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +29,7 @@ class PropagationConfig(Settings):
     Attributes:
         top_k: context patches mixed for each query patch.
         keep_ties: also keep every patch as similar as the ``top_k``-th one (DINO) instead of exactly ``top_k``.
-        temperature: divides the cosine similarity before the softmax.
+        temperature: divides the cosine similarity before the softmax; 1e-6 to 1e6.
         radius: of the window around a query patch, in patches; None looks everywhere.
         neighborhood: ``"disk"`` keeps patches with Euclidean ``distance < radius``; ``"closed_disk"`` those with
             ``distance <= radius``; ``"square"`` those with ``|dx| <= radius`` and ``|dy| <= radius``.
@@ -61,7 +72,8 @@ class PropagationConfig(Settings):
             labels rendered like any other frame's.
         keypoint_rule: ``"subpixel"`` = Gaussians at the exact position; ``"cell"`` = videowalk's and CropMAE's
             rounded cells, whose half-patch offset cancels between encoding and decoding.
-        keypoint_sigma: standard deviation of a keypoint's Gaussian, in patches.
+        keypoint_sigma: standard deviation of a keypoint's Gaussian, in patches: 0.001 to 100, or 0.3 to 100 with
+            ``"cell"``.
         keypoint_top_k: patches whose weighted mean is the keypoint's position.
 
     Raises:
@@ -104,9 +116,7 @@ class PropagationConfig(Settings):
         check_integers(self)
         check_flags(self)
         check(self.top_k >= 1, "top_k", self.top_k, "at least 1")
-        check(
-            self.temperature > 0 and math.isfinite(self.temperature), "temperature", self.temperature, "above 0, finite"
-        )
+        check_range("temperature", self.temperature, TEMPERATURES)
         check(self.radius is None or self.radius >= 1, "radius", self.radius, "at least 1, or None for no window")
         check(self.queue_length >= 0, "queue_length", self.queue_length, "at least 0")
         check(
@@ -141,7 +151,7 @@ class PropagationConfig(Settings):
         check_choice("upsample_to", self.upsample_to, ("frame", "input"))
         check_choice("first_output", self.first_output, ("given", "rendered"))
         check_choice("keypoint_rule", self.keypoint_rule, ("subpixel", "cell"))
-        check(self.keypoint_sigma > 0, "keypoint_sigma", self.keypoint_sigma, "above 0")
+        check_range("keypoint_sigma", self.keypoint_sigma, _SIGMAS[self.keypoint_rule])
         check(self.keypoint_top_k >= 1, "keypoint_top_k", self.keypoint_top_k, "at least 1")
 
     @classmethod

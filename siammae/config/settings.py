@@ -23,6 +23,16 @@ def check(valid: bool, field: str, got: object, allowed: str) -> None:
         raise ValueError(f"{field} is {_short.repr(got)}: it must be {allowed}.")
 
 
+# Of a softmax over cosines: less is the largest one alone, more the plain mean.
+TEMPERATURES = (1e-6, 1e6)
+
+
+def check_range(field: str, got: float, limits: tuple[float, float]) -> None:
+    """Refuse a number below the first or above the second limit, and nan."""
+    least, most = limits
+    check(least <= got <= most, field, got, f"{least:g} to {most:g}")
+
+
 def check_choice(field: str, got: object, choices: tuple[object, ...]) -> None:
     """Refuse a value that is none of the choices."""
     check(got in choices, field, got, "one of " + ", ".join(map(repr, choices)))

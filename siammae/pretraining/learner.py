@@ -166,6 +166,10 @@ def _cut(model: SiamMAE) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    if model.device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+        raise ValueError(
+            f"parallel is 'fsdp' on the CPU, which PyTorch {torch.__version__} cannot do: use 'ddp' or a newer one."
+        )
     mesh = init_device_mesh(model.device.type, (dist.get_world_size(),))
     networks = [part for part in (model.encoder, model.decoder) if part is not None]
     for block in (block for network in networks for block in network.blocks):

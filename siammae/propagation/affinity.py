@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Unpack
 
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from siammae import kernels as _kernels
+from siammae.config.settings import check_range
 from siammae.kernels import (
     FrameFeatures,
     Kernels,
@@ -37,6 +37,9 @@ __all__ = [
     "topk_affinity",
     "unit_length",
 ]
+
+
+_TEMPERATURES = (1e-30, 1e30)  # what float32 can divide a cosine by; 1e-39 is 0 / 0 there
 
 
 class TopK(NamedTuple):
@@ -73,7 +76,7 @@ def topk_affinity(
         query: features of the new frame, ``(C, h, w)``, float; need not be normalised.
         context: features of the context frames, ``(M, C, h, w)``, same dtype and device as ``query``.
         top_k: neighbours kept; fewer where the window holds fewer. At least 1.
-        temperature: divisor of the cosine similarity, > 0. DAVIS runs use 0.7 (CropMAE) or 0.1 (DINO).
+        temperature: divisor of the cosine similarity, 1e-30 to 1e30. DAVIS runs use 0.7 (CropMAE) or 0.1 (DINO).
         radius: in patches; None looks everywhere. At least 1.
         neighborhood: ``"disk"`` keeps ``distance(p, q) < radius``; ``"closed_disk"`` ``distance(p, q) <= radius``;
             ``"square"`` ``|dx| <= radius and |dy| <= radius``.
@@ -96,7 +99,7 @@ def topk_affinity(
     _check(query, context)
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}: it must be at least 1.")
-    _check_temperature(temperature)
+    check_range("temperature", temperature, _TEMPERATURES)
     if radius is not None and radius < 1:
         raise ValueError(f"radius is {radius}: it must be at least 1, or None for no window.")
     if neighborhood not in ("disk", "closed_disk", "square"):
@@ -122,7 +125,7 @@ def patch_affinity(query: Tensor, context: Tensor, *, temperature: float) -> Ten
     Args:
         query: features of the patch, ``(C,)``, float; need not be normalised.
         context: features of the frames, ``(M, C, h, w)``, same dtype and device as ``query``.
-        temperature: divisor of the cosine similarity, > 0.
+        temperature: divisor of the cosine similarity, 1e-30 to 1e30.
 
     Returns:
         ``softmax(cosine / temperature)`` over the patches of each frame alone, ``(M, h, w)`` float32: what
@@ -137,7 +140,7 @@ def patch_affinity(query: Tensor, context: Tensor, *, temperature: float) -> Ten
             "patch, and (M, C, h, w) with the same C."
         )
     _check(query[:, None, None].expand_as(context[0]) if len(context) else query, context)
-    _check_temperature(temperature)
+    check_range("temperature", temperature, _TEMPERATURES)
     cosine = torch.einsum("c,mchw->mhw", F.normalize(query.float(), dim=0), unit_length(context))
     return (cosine / temperature).flatten(1).softmax(dim=1).view_as(cosine)
 
@@ -155,11 +158,6 @@ def match_frames(
     The arguments are not checked.
     """
     return TopK(*_kernels.topk_affinity(query, context, temperature=temperature, kernels=kernels, **window))
-
-
-def _check_temperature(temperature: float) -> None:
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}: it must be above 0, finite.")
 
 
 def _check(query: Tensor, context: Tensor) -> None:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from siammae.checkpoints import tensors
@@ -155,6 +156,21 @@ def test_from_pretrained_under_other_defaults_gives_the_same_weights(checkpoint,
         "assert all(torch.equal(one, two) for one, two in zip(a.state_dict().values(), b.state_dict().values()))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_equal_tensors_are_equal_files_whose_metadata_survive(tmp_path):
+    saved = {"b": torch.arange(6.0), "a": torch.ones(2, 3, dtype=torch.bfloat16)}
+    metadata = {"model": 'a "name" \\ of\n\x1b\x7f two\tlines, 走 \U0001f600', **{str(i): f"{i}" for i in range(9)}}
+    files = []
+    for _ in range(5):  # safetensors draws an order each time
+        tensors.save_tensors(saved, tmp_path / "x.safetensors", metadata)
+        files.append((tmp_path / "x.safetensors").read_bytes())
+    assert set(files) == {files[0]}
+    assert {name: one.tolist() for name, one in tensors.read_tensors(tmp_path / "x.safetensors").items()} == {
+        name: one.tolist() for name, one in saved.items()
+    }
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        assert file.metadata() == metadata
 
 
 def test_save_tensors_onto_a_full_disk_is_an_os_error_that_names_the_file(tmp_path):

@@ -74,6 +74,14 @@ def test_backend_on_vectors_of_any_length_is_the_definition(backend, device, len
     check(backend, device, query * length, context * length, top_k=5, temperature=size, tolerance=1e-5 * size, radius=3)
 
 
+@pytest.mark.parametrize(("temperature", "largest"), [(1e-6, 1.0), (1e6, 0.2)])
+def test_backend_at_the_bounds_of_the_temperature_has_finite_weights(backend, device, temperature, largest):
+    weights, _ = match(backend, device, *features(33, 3, 7, 13), top_k=5, temperature=temperature, radius=3)
+    assert weights.isfinite().all()
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(len(weights)))
+    torch.testing.assert_close(weights.amax(dim=1), torch.full((len(weights),), largest), atol=0.02, rtol=0)
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("radius", "free_frames"), [(None, 0), (2, 0), (2, 1), (4, 3)])
 @pytest.mark.parametrize("top_k", [1, 6, 40])

@@ -34,8 +34,8 @@ def images(*shape, seed=0):
 @pytest.mark.parametrize("which", TIMM_NAMES)
 def test_encoder_tensors_have_timms_names_and_shapes(which):
     name, config = TIMM_NAMES[which]
+    reference = timm.create_model(name, pretrained=False, num_classes=0, patch_size=config.patch_size)
     with torch.device("meta"):
-        reference = timm.create_model(name, pretrained=False, num_classes=0, patch_size=config.patch_size)
         encoder = Encoder(config.replace(position="learned"))
     wanted = {key: tuple(tensor.shape) for key, tensor in reference.state_dict().items()}
     assert {key: tuple(tensor.shape) for key, tensor in encoder.state_dict().items()} == wanted

@@ -14,8 +14,8 @@ import torch
 
 from siammae.errors import WorkerError
 from siammae.network.model import SiamMAE
-from siammae.pretraining import pretrain
-from tests.helpers import tiny_config
+from siammae.pretraining import learner, pretrain
+from tests.helpers import tiny_config, tiny_model
 from tests.pretraining.runs import make_clips, read_log, run_config, same_weights
 from tests.pretraining.together import run_together, start, start_together
 
@@ -56,6 +56,12 @@ def test_two_processes_make_the_run_of_one(clips, alone, tmp_path, parallel):
     assert given == [str(tmp_path / "model")] * 2
     assert_same_run(tmp_path, alone)
     assert SiamMAE.from_pretrained(tmp_path / "model_ema").config == config.model
+
+
+def test_parts_of_weights_on_the_cpu_are_refused_where_pytorch_cannot_have_them(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "Stream", object)  # PyTorch 2.6
+    with pytest.raises(ValueError, match=r"parallel is 'fsdp' on the CPU, which PyTorch .* cannot do: use 'ddp'"):
+        learner._cut(tiny_model())
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

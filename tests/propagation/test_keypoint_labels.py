@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from siammae.config import PropagationConfig
 from siammae.propagation.labels import decode_keypoints, encode_keypoints
 
 GRIDS = [((96, 160), (6, 10)), ((90, 110), (7, 13)), ((64, 64), (16, 16))]
@@ -141,3 +142,12 @@ def test_cell_decoding_of_an_empty_map_says_invisible():
     got, confidence = decode(maps, (24, 24), "cell")
     assert got.tolist() == [[-1, -1], [8, 16]]
     assert confidence.tolist() == [0, 0.5]
+
+
+@pytest.mark.parametrize(("rule", "sigma"), [("subpixel", 1e-3), ("subpixel", 100.0), ("cell", 0.3), ("cell", 100.0)])
+def test_maps_at_the_bounds_of_sigma_are_finite_and_show_every_point(rule, sigma):
+    PropagationConfig(keypoint_rule=rule, keypoint_sigma=sigma)
+    points = np.random.default_rng(0).uniform((0, 0), (55, 39), (200, 2))
+    maps = encode_keypoints(points, (40, 56), (5, 7), rule=rule, sigma=sigma)
+    assert maps.isfinite().all()
+    assert (maps.flatten(1).amax(dim=1) > 0.003).all()

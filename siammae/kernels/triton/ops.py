@@ -7,9 +7,11 @@ that ``torch.compile`` sees one node and a profile shows one name.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import math
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from typing import Any, NamedTuple
 
 import torch
@@ -72,8 +74,8 @@ def choose_config(row_bytes: int, capability: tuple[int, int], shared_limit: int
 
 def status() -> str:
     """Return ``"available"``, or why no kernel runs on this machine."""
-    if importlib.util.find_spec("triton") is None:
-        return "the package triton is missing; PyTorch's CUDA builds for Linux bring it"
+    if (problem := _no_triton()) is not None:
+        return problem
     if not torch.cuda.is_available():
         return "no CUDA device"
     best = max(torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count()))
@@ -82,10 +84,24 @@ def status() -> str:
     return "available"
 
 
+@functools.cache
+def _no_triton() -> str | None:
+    """Return why the package cannot be used, or None; found out without importing it, which takes a second."""
+    package = importlib.util.find_spec("triton")
+    if package is None:
+        return "the package triton is missing; PyTorch's CUDA builds for Linux bring it"
+    if PathFinder.find_spec("triton.knobs", package.submodule_search_locations) is None:
+        return "this triton is too old and has no triton.knobs; PyTorch 2.8 and newer bring one that has"
+    return None
+
+
 def serves(tensor: Tensor) -> bool:
     """Tell whether kernels run where a CUDA tensor is."""
-    found = importlib.util.find_spec("triton") is not None and torch.version.hip is None
-    return found and torch.cuda.get_device_capability(tensor.device) >= _LEAST_CAPABILITY
+    return (
+        _no_triton() is None
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(tensor.device) >= _LEAST_CAPABILITY
+    )
 
 
 def detail() -> str:

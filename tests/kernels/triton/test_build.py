@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from siammae.kernels.triton.ops import _CONFIGS, choose_config
+from siammae.kernels.triton.ops import _CONFIGS, _no_triton, choose_config
 
-triton = pytest.importorskip("triton", reason="Triton is missing")
+if (problem := _no_triton()) is not None:
+    pytest.skip(problem, allow_module_level=True)
+triton = pytest.importorskip("triton")
 
 ROOT = Path(__file__).parents[3]
 MOST_STACK = 0  # bytes a thread: no kernel spills registers today

@@ -1,6 +1,7 @@
 """When the Triton kernels are taken and what they refuse: all of it is decided without a device."""
 
 import re
+import sys
 import types
 
 import pytest
@@ -34,19 +35,39 @@ def features(channels=16, dtype=torch.float32, grid=(3, 4), kind="cuda"):
     )
 
 
-def test_status_without_a_device_says_so(monkeypatch):
+@pytest.fixture
+def triton(monkeypatch, tmp_path):
+    """Pretend that Triton is installed; the folder of its package can be changed before it is asked for."""
+    package = tmp_path / "triton"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise AssertionError('asking must not import it')")
+    (package / "knobs.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    triton_ops._no_triton.cache_clear()
+    yield package
+    triton_ops._no_triton.cache_clear()
+
+
+def test_status_without_a_device_says_so(triton, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
     assert triton_ops.status() == "no CUDA device"
 
 
-def test_status_without_triton_says_so(monkeypatch):
+def test_status_without_triton_says_so(triton, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert "the package triton is missing" in triton_ops.status()
 
 
-def test_status_and_detail_with_a_device(device, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+def test_triton_that_is_too_old_is_not_taken(triton, device):
+    (triton / "knobs.py").unlink()
+    assert triton_ops.status().startswith("this triton is too old and has no triton.knobs; PyTorch 2.8")
+    assert not triton_ops.serves(torch.zeros(1))
+    with pytest.raises(KernelUnavailableError, match=r"no triton kernels here: this triton is too old"):
+        kernels.choose_kernels("triton")
+
+
+def test_status_and_detail_with_a_device(triton, device):
     assert triton_ops.status() == "available"
     assert triton_ops.detail() == "a GPU"
     assert triton_ops.serves(torch.zeros(1))
@@ -83,15 +104,13 @@ def test_refusal_of_an_old_device_names_it(device):
     )
 
 
-def test_topk_affinity_of_cpu_features_never_falls_back_from_triton(device, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+def test_topk_affinity_of_cpu_features_never_falls_back_from_triton(triton, device):
     with pytest.raises(KernelUnavailableError, match="triton kernels cannot serve this call: the features are on cpu"):
         topk_affinity(torch.ones(4, 2, 2), torch.ones(1, 4, 2, 2), top_k=1, temperature=1.0, kernels="triton")
 
 
 @pytest.mark.parametrize(("wish", "fused"), [(None, True), ("triton", True), ("cpu", False), ("reference", False)])
-def test_loss_and_labels_are_fused_on_cuda_unless_another_backend_is_named(device, monkeypatch, wish, fused):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+def test_loss_and_labels_are_fused_on_cuda_unless_another_backend_is_named(triton, device, monkeypatch, wish, fused):
     monkeypatch.delenv("SIAMMAE_KERNELS", raising=False)
     if wish:
         monkeypatch.setenv("SIAMMAE_KERNELS", wish)

@@ -18,12 +18,14 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="Triton is missing")
-
 from siammae.kernels import reference
+from siammae.kernels.triton import ops as triton_ops
+
+if (problem := triton_ops._no_triton()) is not None:
+    pytest.skip(problem, allow_module_level=True)
+
 from siammae.kernels.triton import labels as triton_labels
 from siammae.kernels.triton import loss as triton_loss
-from siammae.kernels.triton import ops as triton_ops
 
 pytestmark = pytest.mark.gpu
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton", reason="Triton is missing")
+from siammae.kernels.triton import ops as triton_ops
+
+if (problem := triton_ops._no_triton()) is not None:
+    pytest.skip(problem, allow_module_level=True)
 
 FOLDER = Path(__file__).parent
 
