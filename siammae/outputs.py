@@ -182,17 +182,17 @@ def claim_folder(
 
 
 @contextmanager
-def hold_folder(folder: PathLike) -> Iterator[None]:
+def hold_folder(folder: PathLike, *, inputs: Iterable[object] = ()) -> Iterator[None]:
     """Hold a folder against other runs, for commands that have rules of their own about what is in it.
 
-    Leftovers of killed runs are swept away.
+    Leftovers of killed runs are swept away. Arguments as of :func:`claim_folder`.
 
     Raises:
-        ValueError: the folder is a file.
+        ValueError: the folder is a file or an input.
         BlockingIOError: another run is writing there; says which.
         OSError: it cannot be written.
     """
-    with claim_folder(folder, "(?!)"):
+    with claim_folder(folder, "(?!)", inputs=inputs):
         yield
 
 
@@ -201,23 +201,39 @@ def _lock(output: Path, place: Path) -> Iterator[None]:
     """Hold a lock file, and so find out whether its folder can be written; folders made for it go if nothing came."""
     made = [folder for folder in place.parents if not folder.exists()]
     try:
-        if not (above := next(folder for folder in place.parents if folder.exists())).is_dir():
-            raise OSError(errno.ENOTDIR, f"{above} is no folder")  # noqa: TRY301 -- said as what the system says
         handle = _take(output, place)
-    except (BlockingIOError, ValueError):
+    except BlockingIOError:
         raise
     except OSError as error:
-        raise OSError(f"cannot write {output}: {error.strerror or error}. Choose another output.") from error
+        above = next(folder for folder in place.parents if folder.exists())
+        why = error.strerror if above.is_dir() else f"{above} is no folder"
+        raise OSError(f"cannot write {output}: {why}. Choose another output.") from error
+    _held.add(handle)
     try:
         yield
     finally:
-        place.unlink(missing_ok=True)  # before the lock is let go: who opens it from now on makes a new one
-        os.close(handle)
+        if handle in _held:
+            place.unlink(missing_ok=True)  # before the lock is let go: who opens it from now on makes a new one
+            _held.remove(handle)
+            os.close(handle)
         for folder in made:
             try:
                 folder.rmdir()
             except OSError:  # there are results in it
                 break
+
+
+_held: set[int] = set()  # descriptors that hold locks
+
+
+def _let_go() -> None:
+    """Let a forked process, such as one that reads ahead, have no share in the locks: it may outlive this one."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _take(output: Path, place: Path) -> int:

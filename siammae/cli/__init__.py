@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from siammae._version import __version__
 from siammae.cli import (
@@ -15,18 +16,23 @@ from siammae.cli import (
     demo,
     evaluate,
     extract,
+    formats,
     info,
     models,
     pretrain,
     propagate,
     reconstruct,
+    relabel,
     shard,
     sweep,
     track,
 )
+from siammae.cli.interrupting import interruptible
 from siammae.errors import SiamMAEError, printable
 
 _TRACEBACK = "SIAMMAE_TRACEBACK"
+# Commands of one process, in which a frame may be one long computation; others save what they have on Ctrl-C.
+_COMPUTING = ("demo", "propagate", "track", "extract", "reconstruct", "attend")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    code = int(args.run(args))
+    with interruptible() if args.command in _COMPUTING else nullcontext():
+        code = int(args.run(args))
     sys.stdout.flush()  # a closed pipe shows here, not when Python ends
     return code
 
@@ -89,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
         shard,
         pretrain,
         convert,
+        relabel,
+        formats,
         models,
         info,
     ):

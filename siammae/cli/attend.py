@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         tables["point"] = _point_rows(args, clip, resized, model, config.temperature)
     output.mkdir(parents=True, exist_ok=True)
     captions = [f"frame {number}" for number in clip]
-    rate = (frame_rate(args.video) or 25.0) / args.gap
+    rate = (frame_rate(args.video, reader=args.reader) or 25.0) / args.gap
     for name, rows in tables.items():
         for path in _write(output / f"{name}.png", rows, captions, rate, video=args.write_video):
             say(path)
@@ -108,7 +108,7 @@ def _read(args: argparse.Namespace) -> dict[int, NDArray[np.uint8]]:
         raise ValueError(f"--frame is {args.frame} but there is no --point: say which patch of that frame.")
     clip = read_clip(args)
     if args.frame is not None and args.frame not in clip:
-        clip[args.frame] = next(read_frames(args.video, start=args.frame, stop=args.frame + 1))
+        clip[args.frame] = next(read_frames(args.video, start=args.frame, stop=args.frame + 1, reader=args.reader))
     return dict(sorted(clip.items()))
 
 

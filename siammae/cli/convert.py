@@ -23,6 +23,7 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "convert", run, "turn another project's checkpoint into ours", epilog=_EXAMPLES)
     parser.add_argument("file", metavar="FILE", help=".pth, .pt, .bin or .safetensors")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="the new checkpoint, for --model")
+    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint, or a card, that is there")
     parser.add_argument("--family", default="auto", metavar="NAME", help="whose checkpoint it is (%(default)s)")
     parser.add_argument(
         "--set",
@@ -38,12 +39,12 @@ def run(args: argparse.Namespace) -> int:
     from siammae.convert import convert_checkpoint
 
     fields = assignments(args.set)
-    if taken := {"file", "folder", "family"} & set(fields):
+    if taken := {"file", "folder", "family", "overwrite"} & set(fields):
         raise ValueError(
             f"--set {taken.pop()}: it is no field of ModelConfig. Say whose checkpoint it is by --family, and where "
             "the new one goes by --output."
         )
-    report = convert_checkpoint(args.file, args.output, family=args.family, **fields)
+    report = convert_checkpoint(args.file, args.output, family=args.family, overwrite=args.overwrite, **fields)
     say(report)
     say(f"checkpoint in {report.folder}")
     return 0

@@ -42,8 +42,19 @@ def add_command(
 def add_video_argument(parser: argparse.ArgumentParser, *, progress: bool = True) -> None:
     """Add the video, and whether a bar is shown while all of it is read."""
     parser.add_argument("video", metavar="VIDEO", help="video file or folder of images")
+    add_reader_option(parser)
     if progress:
         parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_reader_option(parser: argparse.ArgumentParser) -> None:
+    """Add what decodes videos."""
+    parser.add_argument(
+        "--reader",
+        default="auto",
+        choices=("auto", "opencv", "pyav", "torchcodec"),
+        help="decodes videos (auto: PyAV where it is installed, else OpenCV)",
+    )
 
 
 def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:

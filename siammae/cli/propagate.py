@@ -18,6 +18,9 @@ from siammae.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from siammae.frames import Backend
     from siammae.propagation.propagator import Propagator
 
 _MASKS = "[0-9]*.png"
@@ -31,6 +34,12 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "propagate", run, "carry the first frame's masks through a video", epilog=_EXAMPLES)
     add_video_argument(parser)
     parser.add_argument("--mask", required=True, metavar="PNG", help="the first frame's mask: pixel value = object id")
+    parser.add_argument(
+        "--threshold",
+        type=int,
+        metavar="LEVEL",
+        help="grey level of the mask from which a pixel is the object, for masks with soft edges",
+    )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="gets 00000.png, 00001.png, ...")
     parser.add_argument("--overlay", action="store_true", help="also write DIR/overlay.mp4")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds masks already")
@@ -40,16 +49,25 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from siammae.annotations.masks import read_mask
+    from siammae.annotations.masks import mask_image, read_mask
     from siammae.propagation.propagator import Propagator
 
     output = Path(args.output)
     if not args.overwrite and any(output.glob(_MASKS)):
         raise ValueError(f"{output} holds masks already: choose another folder, or pass --overwrite.")
-    first_mask = read_mask(args.mask)
+    first_mask = mask_image(read_mask(args.mask, threshold=args.threshold))  # read once, then nothing but ids
     propagator = load_propagator(args, Propagator)
     overlay = output / "overlay.mp4" if args.overlay else None
-    count = write_masks(propagator, args.video, first_mask, output, overlay=overlay, progress=not args.quiet)
+    count = write_masks(
+        propagator,
+        args.video,
+        first_mask,
+        output,
+        overlay=overlay,
+        reader=args.reader,
+        progress=not args.quiet,
+        leave_out=[args.mask],
+    )
     say(f"{count} masks of objects {', '.join(map(str, propagator.object_ids))} in {output}/")
     if overlay:
         say(f"overlay video: {overlay}")
@@ -57,25 +75,35 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_masks(
-    propagator: Propagator, video: str, first_mask: object, output: Path, *, overlay: Path | None, progress: bool
+    propagator: Propagator,
+    video: str,
+    first_mask: object,
+    output: Path,
+    *,
+    overlay: Path | None,
+    reader: Backend = "auto",
+    progress: bool,
+    leave_out: Collection[str] = (),
 ) -> int:
     """Follow a video and write each mask as soon as it is there; returns the number of frames.
 
     The folder is made, and masks of an earlier run are removed from it, once the first frame has gone well. Masks
     written before an error stay and are whole; the overlay video appears at the end only.
     """
-    from siammae.annotations.masks import write_mask
+    from siammae.annotations.masks import mask_name, write_mask
+    from siammae.frames import count_frames
     from siammae.visualize import overlay_masks
 
     count, writer = 0, None
-    with shown_frames(video, progress=progress) as frames, ExitStack() as stack:
+    expected = count_frames(video, reader=reader, leave_out=leave_out)
+    with shown_frames(video, reader, progress=progress, leave_out=leave_out) as frames, ExitStack() as stack:
         for frame in frames:
             result = propagator.step(frame, mask=first_mask if count == 0 else None)  # type: ignore[arg-type]
             labels = result.label_map()
             if count == 0:
                 _make_room(output)
-                writer = stack.enter_context(overlay_writer(overlay, video))
-            write_mask(output / f"{count:05d}.png", labels)
+                writer = stack.enter_context(overlay_writer(overlay, video, reader))
+            write_mask(output / mask_name(count, expected), labels)
             if writer:
                 writer.write(overlay_masks(frame, labels))
             count += 1

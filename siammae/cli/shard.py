@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from siammae.cli.options import Commands, add_command, say
+from siammae.cli.options import Commands, add_command, add_reader_option, say
 from siammae.errors import printable
+from siammae.outputs import hold_folder
 
 _EXAMPLES = """Shards are uncompressed tar files in WebDataset's naming: a sample a clip, NUMBER.json with its name,
 frame rate and sizes, NUMBER.FRAME.jpg for each frame. From them training draws the pairs that it would draw from the
@@ -39,9 +40,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--quality", type=int, default=90, metavar="N", help="of the JPEGs, 1 to 95 (%(default)s)")
     parser.add_argument("--step", type=int, default=1, metavar="N", help="keep every Nth frame (%(default)s)")
     parser.add_argument("--shard-mb", type=float, default=500, metavar="MIB", help="size of a tar (%(default)s)")
-    parser.add_argument(
-        "--reader", default="opencv", choices=("opencv", "pyav", "torchcodec"), help="decodes the videos (%(default)s)"
-    )
+    add_reader_option(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="clips decoded at once (default: one a CPU)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -61,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
         reader=args.reader,
     )
     try:
-        report = write_shards(args.videos, args.output, settings, workers=args.workers, progress=not args.quiet)
+        with hold_folder(args.output, inputs=(args.videos,)):
+            report = write_shards(args.videos, args.output, settings, workers=args.workers, progress=not args.quiet)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("stopped; the same command goes on after the last whole tar") from stop
     say(f"{report.clips} clips in {report.shards} shards in {args.output}: train with siammae pretrain {args.output}")

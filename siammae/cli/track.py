@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from siammae.frames import Backend
     from siammae.propagation.propagator import KeypointPropagator
 
 _READABLE_NAMES = 8  # more names on one picture cover each other
@@ -56,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
     propagator = load_propagator(args, KeypointPropagator)
     output.parent.mkdir(parents=True, exist_ok=True)
     overlay = output.with_suffix(".mp4") if args.overlay else None
-    count = _write_tracks(propagator, args.video, names, points, output, overlay, progress=not args.quiet)
+    count = _write_tracks(
+        propagator, args.video, names, points, output, overlay, reader=args.reader, progress=not args.quiet
+    )
     say(f"{len(names)} keypoints in {count} frames: {output}")
     if overlay:
         say(f"overlay video: {overlay}")
@@ -71,6 +74,7 @@ def _write_tracks(
     output: Path,
     overlay: Path | None,
     *,
+    reader: Backend,
     progress: bool,
 ) -> int:
     from siammae.visualize import overlay_keypoints
@@ -80,10 +84,10 @@ def _write_tracks(
     with ExitStack() as stack:
         stack.callback(part.unlink, missing_ok=True)
         file = stack.enter_context(part.open("w", newline="", encoding="utf-8"))
-        writer = stack.enter_context(overlay_writer(overlay, video))
+        writer = stack.enter_context(overlay_writer(overlay, video, reader))
         rows = csv.writer(file)
         rows.writerow(["frame", "name", "x", "y", "confidence"])
-        for frame in stack.enter_context(shown_frames(video, progress=progress)):
+        for frame in stack.enter_context(shown_frames(video, reader, progress=progress)):
             result = propagator.step(frame, keypoints=points if count == 0 else None)
             for name, (x, y), sure in zip(names, result.points, result.confidence, strict=True):
                 rows.writerow([count, name, f"{x:.2f}", f"{y:.2f}", f"{sure:.3f}"])

@@ -121,6 +121,9 @@ def _start(work: bytes, stop: Any) -> None:  # noqa: ANN401 -- an event's type d
     torch.set_num_threads(1)
     orphaned = threading.Event()
     threading.Thread(target=_leave_with_parent, args=(orphaned,), daemon=True).start()
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # schedulers and terminals tell all
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: threading.Thread(target=_leave, args=(orphaned,), daemon=True).start())
 
     def tick() -> None:
         if stop.is_set() or orphaned.is_set():
@@ -130,9 +133,14 @@ def _start(work: bytes, stop: Any) -> None:  # noqa: ANN401 -- an event's type d
 
 
 def _leave_with_parent(orphaned: threading.Event) -> None:
-    """End this worker when the parent was killed and can tell it nothing: at once, or after it has cleaned up."""
+    """End this worker when the parent was killed and can tell it nothing."""
     if (parent := parent_process()) is not None:
         parent.join()
+    _leave(orphaned)
+
+
+def _leave(orphaned: threading.Event) -> None:
+    """End this worker, once it has cleaned up."""
     orphaned.set()
     with _busy:
         os._exit(1)

@@ -9,15 +9,16 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from siammae.checkpoints.hub import hub_errors
+from siammae.checkpoints.hub import loading_errors
 from siammae.config import PropagationConfig
-from siammae.errors import CheckpointError
+from siammae.errors import CheckpointError, one_line
 from siammae.features import extract_features, normalize
 from siammae.frames import VideoSource
 from siammae.network.cpu_layers import faster_products, use_cpu_layers
 from siammae.network.defaults import float32_on_cpu
 
 PREFIX = "timm/"
+_META_TAGS = (".lvd1689m", ".sat493m")  # of DINOv3's own weights
 
 
 class TimmExtractor:
@@ -81,6 +82,10 @@ class TimmExtractor:
     ) -> Self:
         """Make a network by timm's name; timm downloads the weights once and keeps them.
 
+        DINOv3's rotary periods become those that its own files hold, rounded to bfloat16, where timm computes them anew
+        in float32; so features equal the source's. Its biases of queries and values are 0 in the public weights, and
+        timm's networks without ``_qkvb`` in their name have none.
+
         Args:
             name: e.g. ``"timm/vit_small_patch16_224.dino"``; the part ``timm/`` may be left out.
             pretrained: False = random weights.
@@ -102,12 +107,16 @@ class TimmExtractor:
                     model = timm.create_model(timm_name, **{"dynamic_img_size": True, **arguments})
                 except TypeError:  # a network without that option: of fixed size, or not a ViT at all
                     model = timm.create_model(timm_name, **arguments)
-        except hub_errors() as error:
+        except loading_errors() as error:
             raise CheckpointError(
-                f"the weights of {PREFIX}{timm_name} cannot be had ({type(error).__name__}: {error}). Check the "
-                "network, or copy timm's cache from a machine that has them."
+                f"the weights of {PREFIX}{timm_name} cannot be had ({type(error).__name__}: {one_line(error)}). Check "
+                "the network and its proxy, copy timm's cache from a machine that has them, or replace a damaged copy: "
+                f"hf download {PREFIX}{timm_name} --force-download."
             ) from error
-        return cls(model, device=device, dtype=dtype, layer=layer, norm=norm, name=PREFIX + timm_name)
+        extractor = cls(model, device=device, dtype=dtype, layer=layer, norm=norm, name=PREFIX + timm_name)
+        if "dinov3" in timm_name and timm_name.endswith(_META_TAGS):
+            _round_periods(extractor.model.rope)
+        return extractor
 
     @property
     def device(self) -> torch.device:
@@ -182,6 +191,14 @@ class TimmExtractor:
                 f"{self.name} takes frames of {tuple(own)} only, got {size}: make it with dynamic_img_size=True where "
                 f"timm knows that for it, or pass resize={tuple(own)}."
             )
+
+
+@torch.no_grad()
+def _round_periods(rope: Any) -> None:  # noqa: ANN401 -- timm's RotaryEmbeddingDinoV3
+    """Give rotary positions the periods that DINOv3's public files hold."""
+    rope.periods.copy_(rope.periods.bfloat16())
+    if rope.feat_shape is not None:  # of one size: computed once
+        rope.pos_embed_cached.copy_(rope.get_embed(shape=rope.feat_shape))
 
 
 def _color(values: Any) -> tuple[float, float, float]:  # noqa: ANN401 -- timm's record

@@ -115,6 +115,8 @@ def load_state(folder: PathLike, config: PretrainConfig) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:  # PyTorch reads on over flipped bits
+        if packed := [one.filename for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]:
+            raise ValueError(f"{packed[0]} is compressed, which no state of siammae's is")  # it may be of any size
         if damaged := archive.testzip():
             raise ValueError(f"{damaged} has a wrong checksum")
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,18 @@ from tqdm import tqdm
 from siammae.config import PretrainConfig
 from siammae.distributed import Processes, join_processes
 from siammae.frames import PathLike
-from siammae.pretraining.checkpoint import claim_videos, cut_log, load_state, save_state, state_files
+from siammae.outputs import claim_folder, hold_folder
+from siammae.pretraining.checkpoint import (
+    CONFIG_FILE,
+    LOG_FILE,
+    STATES_FOLDER,
+    VIDEOS_FILE,
+    claim_videos,
+    cut_log,
+    load_state,
+    save_state,
+    state_files,
+)
 from siammae.pretraining.data.batches import clips_per_step, read_batches
 from siammae.pretraining.data.clips import Clip, said
 from siammae.pretraining.data.crops import Pairs
@@ -25,7 +37,7 @@ from siammae.pretraining.data.skipped import SKIPPED_FILE, SkippedClips
 from siammae.pretraining.data.sources import find_clips
 from siammae.pretraining.learner import Learner
 from siammae.pretraining.loggers import open_loggers
-from siammae.pretraining.monitor import Monitor
+from siammae.pretraining.monitor import PICTURES_FOLDER, Monitor
 from siammae.pretraining.run_log import RunLog
 from siammae.pretraining.schedule import learning_rate, total_steps
 from siammae.pretraining.step import choose_precision, train_step
@@ -34,6 +46,9 @@ from siammae.pretraining.stopping import StopRequest
 logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"
+_WRITTEN = (
+    CONFIG_FILE, LOG_FILE, SKIPPED_FILE, VIDEOS_FILE, STATES_FOLDER, PICTURES_FOLDER, MODEL_FOLDER, "model_ema"
+)  # fmt: skip
 _GO_ON, _STOP, _FAILED = range(3)  # what the processes tell each other before a step; the largest counts
 
 
@@ -66,8 +81,9 @@ def pretrain(
         ``output_dir/model``, loadable by :meth:`siammae.SiamMAE.from_pretrained`.
 
     Raises:
-        ValueError: the output folder holds another run, or the configuration does not fit the videos, ``init`` or the
-            number of processes.
+        ValueError: the output folder holds another run or what siammae did not write, or the configuration does not fit
+            the videos, ``init`` or the number of processes.
+        BlockingIOError: another run is writing into the output folder; says which.
         FileNotFoundError: there are no videos at ``config.videos``.
         CheckpointError: ``resume`` has no state, or one of another configuration.
         FloatingPointError: the loss is no longer finite.
@@ -77,10 +93,11 @@ def pretrain(
         ImportError: a reader or logger is not installed.
     """
     target = _pick_device(device)
-    with join_processes(cuda=target.type == "cuda") as processes:
+    with join_processes(cuda=target.type == "cuda") as processes, ExitStack() as held:
         clips = processes.together(lambda: find_clips(config.videos))
         resume = _resumed_folder(config, resume)
-        processes.together(lambda: _prepare_output(config, resume, clips, processes))
+        processes.together(lambda: _check_videos(config, clips, processes))
+        processes.together(lambda: held.enter_context(_hold_output(config, resume)) if processes.rank == 0 else None)
         config = choose_precision(config, target)
         learner = processes.together(lambda: Learner(config, target, processes, random=resume is not None))
         start = 0
@@ -217,21 +234,34 @@ def _resumed_folder(config: PretrainConfig, resume: PathLike | None) -> PathLike
     return config.output_dir if state_files(config.output_dir) else None
 
 
-def _prepare_output(
-    config: PretrainConfig, resume: PathLike | None, clips: Sequence[Clip], processes: Processes
-) -> None:
-    """Check that this run may write where it wants to, and make the folder."""
+def _check_videos(config: PretrainConfig, clips: Sequence[Clip], processes: Processes) -> None:
+    """Check that all processes see the same videos and share a batch equally."""
     clips_per_step(config, processes)
-    output = Path(config.output_dir)
-    goes_on = resume is not None and Path(resume).resolve() == output.resolve()
-    if not goes_on and state_files(output):
-        raise ValueError(
-            f"{output} holds a run already: pass resume={str(output)!r} to go on, or another output_dir (--resume, -o)."
-        )
     seen = processes.gather([clip.name for clip in clips])
     if any(names != seen[0] for names in seen):
         raise ValueError(
             f"the processes see other videos at {config.videos}: {[len(names) for names in seen]}. Wait until all "
             "machines see the same files."
         )
-    output.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _hold_output(config: PretrainConfig, resume: PathLike | None) -> Iterator[None]:
+    """Hold the folder against other runs, once it is sure that nothing in it is another's."""
+    output = Path(config.output_dir)
+    names = "|".join(re.escape(name) for name in _WRITTEN)
+    with claim_folder(output, names, inputs=[config.videos], overwrite=True) as results:
+        if resume is None or Path(resume).resolve() != output.resolve():
+            if state_files(output):
+                raise ValueError(
+                    f"{output} holds a run already: pass resume={str(output)!r} to go on, or another output_dir "
+                    "(--resume, -o)."
+                )
+            if others := [name for name in results.results() if not results.wrote(name)]:
+                raise ValueError(
+                    f"{output} holds {others[0]}, which siammae did not write: choose another output, or move it away."
+                )
+        for name in _WRITTEN:
+            results.path(name)
+        with hold_folder(output / STATES_FOLDER):
+            yield

@@ -6,10 +6,11 @@ import functools
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from siammae.propagation.affinity import (
     match_frames,
     unit_length,
 )
+from siammae.propagation.focus import Focus, Region
 from siammae.propagation.labels import gather_labels
 
 Size = tuple[int, int]
@@ -45,6 +47,15 @@ class ContextFrame(NamedTuple):
     features: FrameFeatures
     labels: Tensor  # (L, h, w)
     given: frozenset[int] | None  # objects or keypoints that were given with this frame; None = a plain frame
+
+
+class EncodedFrame(NamedTuple):
+    """A frame as propagation needs it."""
+
+    size: Size  # of the frame
+    features: FrameFeatures
+    image: NDArray[np.uint8]  # as the network took it, RGB (H, W, 3)
+    region: Region | None = None  # the patches that were encoded; None = all
 
 
 class ContextQueue:
@@ -132,9 +143,11 @@ def in_turn(method: Callable[Concatenate[_P, _Arguments], _R]) -> Callable[Conca
 class Stream:
     """What both propagators do: frame to features, context to labels; nothing changes when a step fails."""
 
-    def __init__(self, extractor: FeatureExtractor, config: PropagationConfig, kernels: Kernels) -> None:
+    def __init__(
+        self, extractor: FeatureExtractor, config: PropagationConfig, kernels: Kernels, *, cells: int = 1
+    ) -> None:
         choose_kernels(kernels)  # a backend that cannot run is refused now, not at the second frame
-        self.extractor, self.config, self.kernels = extractor, config, kernels
+        self.extractor, self.config, self.kernels, self.cells = extractor, config, kernels, cells
         self.reset()
 
     def reset(self) -> None:
@@ -155,8 +168,8 @@ class Stream:
             )
         return rgb, size
 
-    def extract(self, rgb: NDArray[np.uint8]) -> tuple[FrameFeatures, Size]:
-        """Return a frame's features and the network's input size."""
+    def encode(self, rgb: NDArray[np.uint8], focus: Focus | None = None) -> EncodedFrame:
+        """Resize a frame as the rules say, and extract its features; those near the objects, with a focus."""
         config = self.config
         size = input_size(
             (rgb.shape[0], rgb.shape[1]),
@@ -167,13 +180,14 @@ class Stream:
             rounding=config.rounding,
             round_both=config.round_both,
         )
-        resized = resize_frame(rgb, size, interpolation=config.interpolation)[None]
+        resized = resize_frame(rgb, size, interpolation=config.interpolation)
         # Presets that fix the normalisation say so; any other extractor need not know the argument.
-        features = (
-            self.extractor.extract(resized)
-            if config.pixel_std is None
-            else self.extractor.extract(resized, pixel_std=config.pixel_std)
-        )[0]
+        options: dict[str, Any] = {} if config.pixel_std is None else {"pixel_std": config.pixel_std}
+        patch = self.extractor.patch_size
+        region = focus.look((size[0] // patch, size[1] // patch)) if focus else None
+        if region:
+            options["region"] = region
+        features = self.extractor.extract(resized[None], **options)[0]
         if not features.isfinite().all():
             raise ValueError(
                 f"the features of frame {self.frame_index} have NaN or infinite values: check the weights, "
@@ -183,7 +197,11 @@ class Stream:
         frame = FrameFeatures(unit_length(features))
         # Refused now, not at the second frame.
         backend_for(frame.tensor, kernels=self.kernels, **self._window(self.queue.pinned))
-        return frame, size
+        return EncodedFrame((rgb.shape[0], rgb.shape[1]), frame, resized, region)
+
+    def label_grid(self, features: FrameFeatures) -> Size:
+        """Return the grid of labels: that of the patches, each in ``cells`` x ``cells``."""
+        return features.grid[0] * self.cells, features.grid[1] * self.cells
 
     def propagate(self, features: FrameFeatures) -> Tensor:
         """Mix the context's labels for a new frame: ``(L, h, w)``."""
@@ -196,7 +214,11 @@ class Stream:
     def _mix(self, query: FrameFeatures, context: list[FrameFeatures], labels: Tensor, pinned: int) -> Tensor:
         temperature, window = self.config.temperature, self._window(pinned)
         matches = match_frames(query, context, temperature=temperature, kernels=self.kernels, **window)
-        return gather_labels(matches, labels)
+        if self.cells == 1:
+            return gather_labels(matches, labels)
+        # A patch's cells travel together: as so many labels more.
+        mixed = gather_labels(matches, F.pixel_unshuffle(labels, self.cells))  # (L*c*c, h, w)
+        return F.pixel_shuffle(mixed, self.cells)  # (L, h*c, w*c)
 
     def _window(self, pinned: int) -> Window:
         config = self.config

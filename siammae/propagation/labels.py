@@ -15,6 +15,7 @@ from torch import Tensor
 
 from siammae.config import PropagationConfig
 from siammae.propagation.affinity import TopK, mix_labels
+from siammae.propagation.refinement import refine_by_colour
 
 _VOID = 255
 
@@ -26,12 +27,14 @@ class FrameMasks:
     Attributes:
         frame_index: counted from 0 since the propagator's start or reset.
         object_ids: the followed objects, in the order of ``scores[1:]``.
-        scores: ``(1 + objects, h, w)`` float32 on the model's device; channel 0 is the background.
+        scores: ``(1 + objects, h * c, w * c)`` float32 on the model's device, ``c`` = ``config.label_cells``; channel 0
+            is the background.
         frame_size: ``(H, W)``.
         input_size: ``(H, W)`` of the network's input.
         config: the rules of rendering.
         given: the mask that came with this frame, ``(H, W)`` uint8, or None.
         given_ids: the objects that mask speaks for.
+        image: the frame as the network took it, RGB ``input_size + (3,)`` uint8, for refinement; None = no refinement.
     """
 
     frame_index: int
@@ -42,6 +45,7 @@ class FrameMasks:
     config: PropagationConfig
     given: NDArray[np.uint8] | None = field(default=None, repr=False)
     given_ids: tuple[int, ...] = ()
+    image: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     def label_map(self, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """Return uint8 object ids; 0 is background.
@@ -52,7 +56,7 @@ class FrameMasks:
         """
         config, size = self.config, size or self.frame_size
         upsampled = size if config.upsample_to == "frame" else self.input_size
-        channels = render_labels(self.scores, upsampled, min_max=config.min_max, upsampling=config.upsampling)
+        channels = render_labels(self._refined(), upsampled, min_max=config.min_max, upsampling=config.upsampling)
         labels = np.array([0, *self.object_ids], np.uint8)[resize_nearest(channels, size)]
         if self.given is None or config.first_output == "rendered":
             return labels
@@ -60,9 +64,37 @@ class FrameMasks:
         labels[np.isin(labels, self.given_ids)] = 0
         return np.where(np.isin(given, self.given_ids), given, labels)
 
+    def _refined(self) -> Tensor:
+        """Return the soft labels, refined where the rules say so: then at the input's size."""
+        if self.config.refine == "none" or self.image is None or len(self.scores) == 1:
+            return self.scores
+        soft = F.interpolate(self.scores[None], self.input_size, mode="bilinear", align_corners=False)[0]
+        image = torch.from_numpy(self.image).to(soft.device).permute(2, 0, 1)
+        config = self.config
+        return refine_by_colour(soft, image, radius=config.refine_radius, strength=config.refine_strength)
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """How sure the frame is of each object, ``(objects,)`` in [0, 1]: see :func:`confidence`; 1 for given ones."""
+        sure = np.array(confidence(self.scores), np.float32)
+        sure[np.isin(self.object_ids, self.given_ids)] = 1
+        return sure
+
     def masks(self) -> NDArray[np.bool_]:
         """Return one mask per object: ``(objects, H, W)`` bool, in the order of ``object_ids``."""
         return np.equal(self.label_map(), np.array(self.object_ids, np.uint8).reshape(-1, 1, 1))
+
+
+def confidence(scores: Tensor) -> list[float]:
+    """Return how sure soft labels ``(1 + objects, h, w)`` are of each object, in [0, 1].
+
+    It is the mean share of the object at its own patches, weighted by the share: 1 where its mask is sharp, less where
+    it has spread or competes with others; 0 where it is gone.
+    """
+    objects = scores[1:].double().flatten(1)
+    mass = objects.sum(dim=1)
+    squares = objects.square().sum(dim=1)
+    return [float(value) for value in torch.where(mass > 0, squares / mass.clamp_min(1e-12), 0).clamp(0, 1)]
 
 
 def gather_labels(topk: TopK, context_labels: Tensor) -> Tensor:
@@ -108,19 +140,20 @@ def encode_mask(
     Returns:
         ``(1 + len(object_ids), h, w)`` float32 in [0, 1].
     """
-    if rule == "nearest":
-        return _one_hot(resize_nearest(mask, grid), object_ids)
-    if rule == "bilinear":
-        one_hot = _one_hot(resize_nearest(mask, input_size), object_ids)
-        return F.interpolate(one_hot[None], grid, mode="bilinear", align_corners=False)[0]
-    # One channel at a time: full-size maps of all objects of a 4K frame would not fit.
-    source = torch.from_numpy(mask)
-    return torch.cat([F.adaptive_avg_pool2d((source == i)[None].float(), grid) for i in (0, *object_ids)])
-
-
-def _one_hot(mask: NDArray[np.uint8], object_ids: Sequence[int]) -> Tensor:
-    source = torch.from_numpy(mask)
-    return torch.stack([(source == i).float() for i in (0, *object_ids)])
+    if rule != "area":
+        mask = resize_nearest(mask, grid if rule == "nearest" else input_size)
+    source = torch.from_numpy(mask)[None, None]
+    # One full-size map at a time, each into its place: those of all objects of a 4K frame would not fit, and small
+    # results kept between large maps would leave holes of their size in the heap.
+    labels = torch.empty((1 + len(object_ids), *grid), dtype=torch.float32, device="cpu")
+    for channel, object_id in enumerate((0, *object_ids)):
+        one_hot = (source == object_id).float()
+        if rule == "area":
+            one_hot = F.adaptive_avg_pool2d(one_hot, grid)
+        elif rule == "bilinear":
+            one_hot = F.interpolate(one_hot, grid, mode="bilinear", align_corners=False)
+        labels[channel] = one_hot[0, 0]
+    return labels
 
 
 def resize_nearest(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

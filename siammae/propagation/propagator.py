@@ -17,7 +17,16 @@ from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
 from siammae.frames import FrameSource
 from siammae.propagation.affinity import FrameFeatures, Kernels
-from siammae.propagation.context import ContextFrame, Size, Stream, Turn, in_turn, recommended_config
+from siammae.propagation.context import (
+    ContextFrame,
+    EncodedFrame,
+    Size,
+    Stream,
+    Turn,
+    in_turn,
+    recommended_config,
+)
+from siammae.propagation.focus import Focus, Region
 from siammae.propagation.labels import FrameMasks, decode_keypoints, encode_keypoints, encode_mask, unit_sum
 
 
@@ -61,6 +70,14 @@ class Propagator(_Propagator):
         self, extractor: FeatureExtractor, config: PropagationConfig | None = None, *, kernels: Kernels = "auto"
     ) -> None:
         super().__init__(extractor, config, kernels=kernels)
+        rules = self._stream.config
+        self._stream.cells = rules.label_cells
+        self._focus = None if rules.focus_margin is None else Focus(rules.focus_margin, rules.label_cells)
+        if self._focus and not getattr(extractor, "takes_region", False):
+            raise ValueError(
+                f"focus_margin is {rules.focus_margin}, but {type(extractor).__name__} cannot encode a part of a "
+                "frame: pass focus_margin=None."
+            )
         self._ids: tuple[int, ...] = ()
 
     @property
@@ -72,6 +89,8 @@ class Propagator(_Propagator):
     def reset(self) -> None:
         """Forget frames and objects; keep the model."""
         super().reset()
+        if self._focus:
+            self._focus.reset()
         self._ids = ()
 
     @in_turn
@@ -97,28 +116,56 @@ class Propagator(_Propagator):
             RuntimeError: there was no mask yet, or another thread is at work in this propagator.
             ValueError: frame or mask are refused; nothing has changed then, and the frame may be given again.
         """
-        stream = self._stream
-        rgb, size = stream.open_frame(frame)
-        if mask is None and object_ids is not None:
+        rgb, size = self._stream.open_frame(frame)
+        given = self._accept(mask, object_ids, size)
+        return self._advance(self._stream.encode(rgb, None if mask is not None else self._focus), *given)
+
+    @in_turn
+    def encode(self, frame: FrameSource) -> EncodedFrame:
+        """Make a frame's features without a step: for :meth:`step_encoded`, here or in another propagator."""
+        return self._stream.encode(self._stream.open_frame(frame)[0])
+
+    @in_turn
+    def step_encoded(
+        self, frame: EncodedFrame, *, mask: MaskSource | None = None, object_ids: Sequence[int] | None = None
+    ) -> FrameMasks:
+        """Take the next frame as :meth:`step` does, its features made before."""
+        return self._advance(frame, *self._accept(mask, object_ids, frame.size))
+
+    def _accept(
+        self, mask: MaskSource | None, object_ids: Sequence[int] | None, size: Size
+    ) -> tuple[NDArray[np.uint8] | None, tuple[int, ...]]:
+        """Check what comes with a frame."""
+        if mask is not None:
+            return self._read(mask, object_ids, size)
+        if object_ids is not None:
             raise ValueError(f"object_ids are {tuple(object_ids)} but there is no mask for them to describe: pass one.")
-        given, given_ids = self._read(mask, object_ids, size) if mask is not None else (None, ())
-        if given is None and not len(stream.queue):
+        if not len(self._stream.queue):
             raise RuntimeError("no mask yet: give a mask on the first frame, step(frame, mask=...).")
-        features, in_size = stream.extract(rgb)
+        return None, ()
+
+    def _advance(self, frame: EncodedFrame, given: NDArray[np.uint8] | None, given_ids: tuple[int, ...]) -> FrameMasks:
+        stream, features = self._stream, frame.features
+        in_size = (frame.image.shape[0], frame.image.shape[1])
         scores = stream.propagate(features) if len(stream.queue) else None
+        if scores is not None and frame.region:
+            scores = _inside(scores, frame.region, stream.cells)
         if scores is not None and stream.config.normalize_labels:
             scores = unit_sum(scores)
         ids = (*self._ids, *(i for i in given_ids if i not in self._ids))
         if given is not None:
-            scores = self._correct(scores, given, given_ids, ids, features.grid, in_size)
+            scores = self._correct(scores, given, given_ids, ids, stream.label_grid(features), in_size)
             self._revise_past(features, scores, mask_ids(given), ids)
+        image = frame.image if stream.config.refine != "none" else None
         # From here on nothing is refused.
         self._ids = ids
+        if self._focus:
+            self._focus.learn(cast(Tensor, scores), given=given is not None)
         result = FrameMasks(
-            stream.frame_index, ids, cast(Tensor, scores), size, in_size, stream.config, given, tuple(given_ids)
+            stream.frame_index, ids, cast(Tensor, scores), frame.size, in_size, stream.config, given, given_ids, image
         )
         spoken_for = None if given is None else frozenset(given_ids)
-        stream.close_frame(size, ContextFrame(features, result.scores, spoken_for))
+        stream.close_frame(frame.size, ContextFrame(features, result.scores, spoken_for))
         return result
 
     def _read(
@@ -203,6 +250,15 @@ class Propagator(_Propagator):
         self._ids = tuple(i for i in self._ids if i != object_id)
 
 
+def _inside(scores: Tensor, region: Region, cells: int) -> Tensor:
+    """Keep the labels of the patches that were encoded; all others are background."""
+    top, left, bottom, right = (side * cells for side in region)
+    kept = torch.zeros_like(scores)
+    kept[0] = 1
+    kept[:, top:bottom, left:right] = scores[:, top:bottom, left:right]
+    return kept
+
+
 def _to_background(labels: Tensor, objects: Sequence[int], ids: Sequence[int]) -> Tensor:
     """Return labels for all ``ids``, new ones last and empty, where the background has what ``objects`` had."""
     moved = F.pad(labels, (0, 0, 0, 0, 0, 1 + len(ids) - len(labels)))  # (1+ids, h, w), a copy
@@ -267,7 +323,7 @@ class KeypointPropagator(_Propagator):
         given = None if keypoints is None else self._check(np.asarray(keypoints), size, first)
         if given is not None and np.isnan(given).all():
             given = None  # corrects nothing, so the frame is not kept for good
-        features, _ = stream.extract(rgb)
+        features = stream.encode(rgb).features
         maps = None if first else stream.propagate(features)
         if given is not None:
             maps = self._correct(maps, given, size, features.grid)

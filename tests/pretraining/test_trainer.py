@@ -52,7 +52,7 @@ def interrupt_after(monkeypatch, steps, act):
 
 
 def test_pretrain_leaves_state_settings_log_and_a_model_that_loads(whole, clips):
-    files = ["log.jsonl", "model", "pretrain.json", "states", "videos.txt"]
+    files = [".siammae", "log.jsonl", "model", "pretrain.json", "states", "videos.txt"]
     assert sorted(file.name for file in whole.iterdir()) == files
     model = SiamMAE.from_pretrained(whole / "model")
     assert model.config == tiny_config()

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -11,12 +12,14 @@ import time
 import pytest
 
 from siammae.errors import DatasetError, WorkerError
-from siammae.pretraining import pretrain, trainer
+from siammae.outputs import hold_folder
+from siammae.pretraining import pretrain
 from siammae.pretraining.data import pairs
 from siammae.pretraining.data.batches import _readers
 from siammae.pretraining.learner import Learner
-from tests.pretraining.runs import make_clips, run_config, same_weights, saved_step
-from tests.pretraining.test_trainer import interrupt_after
+from tests.pretraining.runs import make_clips, read_log, run_config, same_weights, saved_step
+from tests.pretraining.test_trainer import PowerCut, interrupt_after
+from tests.pretraining.together import run_together, start
 
 
 @pytest.fixture(scope="module")
@@ -192,5 +195,101 @@ def test_command_whose_reader_is_killed_ends_with_one_line(clips, tmp_path):
     assert saved_step(tmp_path / "run") >= 2
 
 
-def test_trainer_still_has_the_step_that_these_tests_replace():
-    assert callable(trainer.train_step)
+def test_second_run_into_one_folder_is_refused_while_the_first_lasts(clips, whole, tmp_path, monkeypatch):
+    config, seen = run_config(clips, tmp_path), []
+
+    def begin_another():
+        with pytest.raises(BlockingIOError, match=rf"another run is writing .* \(process {os.getpid()} on "):
+            pretrain(config, device="cpu")
+        with pytest.raises(BlockingIOError, match="another run is writing"):
+            pretrain(config, device="cpu", resume=tmp_path)
+        seen.append(1)
+
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2, begin_another)
+        assert same_weights(pretrain(config, device="cpu"), whole)
+    assert seen == [1]
+    assert len(read_log(tmp_path)) == 1
+    assert same_weights(pretrain(config, device="cpu", resume=tmp_path), whole)
+
+
+def test_run_killed_with_its_readers_left_behind_can_go_on_at_once(clips, whole, tmp_path):
+    config = run_config(clips, tmp_path, epochs=10_000, workers=2, checkpoint_every=1)
+    process, _ = start(config)
+    wait_for(lambda: saved_step(tmp_path))
+    readers = [int(pid) for pid in subprocess.check_output(["pgrep", "-P", str(process.pid)]).split()]
+    for reader in readers:
+        os.kill(reader, signal.SIGSTOP)  # as one that is in the middle of a long video
+    try:
+        process.kill()
+        process.join()
+        assert saved_step(tmp_path) >= 1
+        pretrain(config, device="cpu", resume=tmp_path, max_steps=1)
+    finally:
+        for reader in readers:
+            os.kill(reader, signal.SIGKILL)
+
+
+def wait_for(what, seconds=60):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_leftovers_of_a_killed_run_are_swept_by_the_next(clips, whole, tmp_path):
+    config = run_config(clips, tmp_path)
+    pretrain(config, device="cpu", max_steps=3)
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    left = [tmp_path / f".log.jsonl.{int(gone.stdout)}-ab12.part"]
+    left.append(tmp_path / "states" / f".step-00000003.pt.{int(gone.stdout)}-xy_z.part")
+    for folder in left:
+        folder.mkdir()
+        (folder / "half").write_bytes(bytes(100))
+    assert same_weights(pretrain(config, device="cpu", resume=tmp_path), whole)
+    assert [folder for folder in left if folder.exists()] == []
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "videos.txt", "model", "pretrain.json", "skipped.txt"])
+def test_files_of_another_program_are_not_replaced(clips, tmp_path, name):
+    if name == "model":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text("mine")
+    else:
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(
+        ValueError, match=rf"holds {re.escape(name)}, which siammae did not write: choose another output"
+    ):
+        pretrain(run_config(clips, tmp_path), device="cpu")
+    assert sorted(path.name for path in tmp_path.rglob("*")) in ([name], ["README.md", "model"])
+    assert all(path.read_text() == "mine" for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_folder_with_other_files_and_a_run_that_never_saved_are_begun_in(clips, whole, tmp_path, monkeypatch):
+    (tmp_path / "notes.md").write_text("mine")
+    with monkeypatch.context() as patch:
+
+        def cut():
+            raise PowerCut
+
+        interrupt_after(patch, 1, cut)
+        with pytest.raises(PowerCut):
+            pretrain(run_config(clips, tmp_path), device="cpu")
+    assert saved_step(tmp_path) is None
+    assert same_weights(pretrain(run_config(clips, tmp_path), device="cpu"), whole)
+    assert (tmp_path / "notes.md").read_text() == "mine"
+
+
+def test_run_into_its_own_videos_is_refused(clips, tmp_path):
+    with pytest.raises(ValueError, match="is an input, and inputs are never overwritten"):
+        pretrain(run_config(clips, clips), device="cpu")
+    assert len(list(clips.iterdir())) == 4
+
+
+def test_of_several_processes_the_first_holds_the_folder(clips, tmp_path):
+    config = run_config(clips, tmp_path)
+    assert run_together([config] * 2, max_steps=1) == [str(tmp_path / "model")] * 2
+    with hold_folder(tmp_path):
+        given = run_together([config] * 2, resume="auto")
+    assert isinstance(given[0], BlockingIOError)
+    assert isinstance(given[1], WorkerError)

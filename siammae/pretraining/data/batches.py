@@ -147,7 +147,7 @@ def read_batches(
             started = time.perf_counter()
             try:
                 pairs = next(batches, None)
-            except RuntimeError as error:
+            except (RuntimeError, OSError, EOFError) as error:  # errors of reading come as values
                 raise WorkerError(
                     f"a process that reads ahead was lost ({said(error)}), perhaps for want of memory, /dev/shm "
                     "included. Use fewer workers."

@@ -7,13 +7,13 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from siammae.errors import VideoReadError
-from siammae.frames import FrameReader, VideoEndError, open_reader, shrink_frame
+from siammae.frames import Backend, FrameReader, VideoEndError, open_reader, shrink_frame
 from siammae.pretraining.data.clips import Clip
 from siammae.pretraining.data.shards import ShardedClip
 
@@ -31,9 +31,7 @@ class OpenClip:
         short_side: frames are shrunk to this short side; None keeps them.
     """
 
-    def __init__(
-        self, clip: Clip, reader: Literal["opencv", "pyav", "torchcodec"] = "opencv", short_side: int | None = None
-    ) -> None:
+    def __init__(self, clip: Clip, reader: Backend = "auto", short_side: int | None = None) -> None:
         self.clip, self._backend, self._short_side = clip, reader, short_side
         self._opened: FrameReader | ShardedClip | None = None
         self._first, self._limit = 0, sys.maxsize  # the clip's frames in the file

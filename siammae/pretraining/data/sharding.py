@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -11,15 +10,17 @@ import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from tqdm import tqdm
 
 from siammae.errors import DatasetError, printable
-from siammae.frames import PathLike, encode_image, require_reader
+from siammae.frames import Backend, PathLike, encode_image, require_reader
 from siammae.outputs import whole
 from siammae.pretraining.data.clips import Clip, Skipped, said
 from siammae.pretraining.data.open_clip import OpenClip
@@ -51,7 +52,7 @@ class ShardSettings:
     format: Literal["jpg", "png"] = "jpg"
     step: int = 1
     shard_mb: float = 500
-    reader: Literal["opencv", "pyav", "torchcodec"] = "opencv"
+    reader: Backend = "auto"
 
     def __post_init__(self) -> None:
         rules = (
@@ -192,6 +193,7 @@ class _Writer:
         self._shards: list[dict[str, Any]] = []
         self.handled, self.skipped, self.finished = 0, list[Skipped](), False
         self._tar: tarfile.TarFile | None = None
+        self._open = ExitStack()  # of that tar
         self._clips: list[tuple[str, int]] = []  # of the open tar
         folder.mkdir(parents=True, exist_ok=True)
         self._go_on()
@@ -199,12 +201,11 @@ class _Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Drop a tar that was not finished."""
-        if self._tar is not None:
-            with contextlib.suppress(OSError):  # the disk may be full, which was said already
-                self._tar.close()
-            self._part.unlink(missing_ok=True)
+        self._open.__exit__(kind, error, trace)
 
     def _go_on(self) -> None:
         for name in (INDEX_FILE, PROGRESS_FILE):
@@ -233,7 +234,10 @@ class _Writer:
         if isinstance(result, Skipped):
             self.skipped.append(result)
             return
-        tar = self._tar = self._tar or tarfile.open(self._part, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        if (tar := self._tar) is None:
+            part = self._open.enter_context(whole(self._folder / self._name))
+            tar = tarfile.open(part, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 -- closed with the stack
+            self._tar = self._open.enter_context(tar)
         key = f"{self.handled - 1:08d}"
         self._clips.append((str(result.description["name"]), int(tar.offset)))
         _put(tar, f"{key}.json", json.dumps(result.description).encode())
@@ -261,14 +265,9 @@ class _Writer:
     def _name(self) -> str:
         return f"clips-{len(self._shards):06d}.tar"
 
-    @property
-    def _part(self) -> Path:
-        return self._folder / f"{self._name}.part"
-
     def _close_tar(self) -> None:
         if self._tar is not None:
-            self._tar.close()
-            self._part.replace(self._folder / self._name)
+            self._open.close()
             self._shards.append({"file": self._name, "clips": self._clips})
             self._tar, self._clips = None, []
 
