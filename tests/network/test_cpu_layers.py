@@ -418,6 +418,7 @@ def test_symbolically_traced_layers_give_the_same(route, quick_blocks):
         torch.testing.assert_close(traced(x), quick_blocks[1](x), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # PyTorch's own layers bring it
 def test_vmap_over_inputs_and_over_weights_gives_the_same(route, quick_blocks):
     x = tokens(3, 2, 7, 24)
     expected = torch.stack([ordinary(quick_blocks, some) for some in x])
