@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from siammae.cli.options import Commands, add_command
+from siammae.cli.options import Commands, add_command, say
 
 
 def add_parser(commands: Commands) -> None:
@@ -21,15 +21,15 @@ def run(args: argparse.Namespace) -> int:
     if args.name is None:
         width = max(len(one.name) for one in FORMATS)
         for one in FORMATS:
-            print(f"{one.name:{width}}  {'in' if one.read else '--'} {'out' if one.write else '---'}  {one.title}")
+            say(f"{one.name:{width}}  {'in' if one.read else '--'} {'out' if one.write else '---'}  {one.title}")
         return 0
     one = find_format(args.name)
-    print(f"{one.name}: {one.title}")
-    print(f"read: {'yes' if one.read else 'no'}; written: {'yes' if one.write else 'no'}")
-    print(f"pixels: {one.pixels}")
+    say(f"{one.name}: {one.title}")
+    say(f"read: {'yes' if one.read else 'no'}; written: {'yes' if one.write else 'no'}")
+    say(f"pixels: {one.pixels}")
     if one.write:
-        print(f"holds: {', '.join(feature for feature in Feature if feature in one.holds)}")
-        print(f"has no place for: {', '.join(feature for feature in Feature if feature not in one.holds) or 'nothing'}")
+        say(f"holds: {', '.join(feature for feature in Feature if feature in one.holds)}")
+        say(f"has no place for: {', '.join(feature for feature in Feature if feature not in one.holds) or 'nothing'}")
     if one.limits:
-        print(f"limits: {one.limits}")
+        say(f"limits: {one.limits}")
     return 0

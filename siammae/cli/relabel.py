@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from siammae.cli.options import Commands, add_command
+from siammae.cli.options import Commands, add_command, say
 
 _EXAMPLES = """examples:
   siammae relabel masks/ masks.json --format coco
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         args.labels, video=args.video, size=args.size, sequence=args.sequence, format=args.input_format
     )
     written = write_annotations(args.output, labels, format=args.format)
-    print(f"{written.frames} frames as {written.format} in {written.path}")
+    say(f"{written.frames} frames as {written.format} in {written.path}")
     return 0
 
 
