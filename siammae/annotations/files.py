@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from siammae.annotations.formats.format import Feature, Opening, Watch
 from siammae.annotations.formats.registry import find_format, recognise
 from siammae.annotations.model import Annotations
+from siammae.errors import printable
 from siammae.outputs import whole
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def write_annotations(path: PathLike, annotations: Annotations, *, format: str) 
     with whole(path) as scratch:
         target.write(scratch, watch.annotations())
     for feature, count in watch.lost.items():
-        _log.warning("%s: %s has no place for %s; left out (%d times).", path, target.name, feature, count)
+        _log.warning("%s: %s has no place for %s; left out (%d times).", printable(path), target.name, feature, count)
     return Written(path, target.name, watch.written, watch.lost)
 
 

@@ -23,6 +23,7 @@ from siammae.annotations.formats.guards import check_bytes, check_size, finite, 
 from siammae.annotations.formats.polygons import fill_polygons
 from siammae.annotations.formats.rle import fill, list_runs
 from siammae.annotations.model import Annotations, FrameLabels, Keypoints, VideoObject, Visibility
+from siammae.errors import printable
 
 _SHAPES = ("mask", "polygon", "skeleton", "points")
 _OTHER = ("box", "polyline", "ellipse", "cuboid", "tag")
@@ -63,7 +64,7 @@ class _Content:
         else:
             index, label = self._image(parent), shape.get("label")
         group = shape.get("group_id") or parent.get("group_id") or "0"
-        track = parent.get("id", "") if parent.tag == "track" else ""
+        track = parent.get("id", "") if parent.tag == "track" else f"of image, {len(self.shapes)}"
         owner = (f"group {group}" if group != "0" else f"track {track}", label or "")
         person = self._person(shape, parent)
         self.shapes.append(_Shape(index, shape.tag, owner, person, dict(shape.attrib), self._parts(shape)))
@@ -116,7 +117,6 @@ class _Content:
         """
         counts = Counter(shape.owner for shape in self.shapes)
         loose = {owner for owner, count in counts.items() if owner[0].startswith("track") and count == 1}
-        loose |= {owner for owner in counts if owner[0] == "track "}  # of an image
         met = Counter((shape.frame, shape.owner[1]) for shape in self.shapes if shape.owner in loose)
         several = len({frame for frame, _ in met}) > 1
         if several and max(met.values()) > 1:
@@ -212,7 +212,7 @@ def _read(path: Path, opening: Opening) -> Annotations:
             f"{path} holds {len(content.tracks)} tasks, whose frames cannot be told apart. Export one task."
         )
     for kind, count in content.skipped.items():
-        _log.warning("%s: %d of the kind <%s> are neither masks nor keypoints; left out.", path, count, kind)
+        _log.warning("%s: %d of the kind <%s> are neither masks nor keypoints; left out.", printable(path), count, kind)
     return _annotations(content)
 
 

@@ -80,6 +80,9 @@ def encode_brush(mask: NDArray[np.bool_]) -> list[int]:
     return np.packbits(np.frombuffer(text.encode("ascii"), np.uint8) - 48).tolist()
 
 
+_Owner = tuple[str, str, int]  # label, the object that we wrote, and which of a label where there is none
+
+
 @dataclass(frozen=True)
 class _Region:
     key: int
@@ -124,10 +127,17 @@ def _read(path: Path, opening: Opening) -> Annotations:
         raise ValueError(f"{path} has no brush labels.")
     ids = _number(found, path)
     regions = {
-        index: (name, person, [_Region(ids[_region(one, path)], entry(one["value"], "rle", path)) for one in results])
+        index: (
+            name,
+            person,
+            [
+                _Region(ids[owner], entry(one["value"], "rle", path))
+                for one, owner in zip(results, _owners(results, path), strict=True)
+            ],
+        )
         for index, (name, person, results) in found.items()
     }
-    objects = {key: VideoObject(key, category=label) for (label, _), key in ids.items()}
+    objects = {key: VideoObject(key, category=label) for (label, _, _), key in ids.items()}
     described = tuple(objects[key] for key in sorted(objects))
     return Annotations(_File(path, size, regions).frames, described, size=size, frame_count=opening.frame_count)
 
@@ -142,21 +152,23 @@ def _results(task: Mapping[str, Any], path: Path, index: int) -> tuple[bool, lis
     return bool(made), [one for one in results if entry(one, "type", path) == "brushlabels"]
 
 
-def _region(result: Mapping[str, Any], path: Path) -> tuple[str, str]:
-    """Return a region's label, and the object that we wrote; empty for others."""
-    labels = entry(entry(result, "value", path, dict), "brushlabels", path, list)
-    ours = _REGION.fullmatch(str(result.get("id", "")))
-    return str(labels[0]) if labels else "", ours[1] if ours else ""
+def _owners(results: list[Mapping[str, Any]], path: Path) -> list[_Owner]:
+    """Say whose each region of an image is."""
+    met: Counter[str] = Counter()
+    owners = []
+    for result in results:
+        labels = entry(entry(result, "value", path, dict), "brushlabels", path, list)
+        label, ours = str(labels[0]) if labels else "", _REGION.fullmatch(str(result.get("id", "")))
+        owners.append((label, ours[1] if ours else "", 0 if ours else met[label]))
+        met[label] += 1
+    return owners
 
 
-def _number(found: Mapping[int, tuple[str, bool, list[Mapping[str, Any]]]], path: Path) -> dict[tuple[str, str], int]:
-    """Number the objects: as we wrote them, else by label, which then must be met once in an image."""
-    owners = [[_region(one, path) for one in results] for _, _, results in found.values()]
-    for named in owners:
-        ((owner, count),) = Counter(named).most_common(1) or [(("", ""), 0)]
-        if count > 1 and len(owners) > 1:
-            raise ValueError(f"{path} has several {owner[0]!r} in an image: which is which in the next cannot be told.")
-    everyone = dict.fromkeys(owner for named in owners for owner in named)
+def _number(found: Mapping[int, tuple[str, bool, list[Mapping[str, Any]]]], path: Path) -> dict[_Owner, int]:
+    """Number the objects: as we wrote them, else by label, which must be met once where there are several images."""
+    everyone = dict.fromkeys(owner for _, _, results in found.values() for owner in _owners(results, path))
+    if len(found) > 1 and (twice := [label for label, _, which in everyone if which]):
+        raise ValueError(f"{path} has several {twice[0]!r} in an image: which is which in the next cannot be told.")
     ids = {owner: whole_number(owner[1], "an object", path, least=1) for owner in everyone if owner[1]}
     free = max(ids.values(), default=0) + 1
     return ids | {owner: free + place for place, owner in enumerate(one for one in everyone if not one[1])}

@@ -24,7 +24,7 @@ from siammae.annotations.model import Annotations, FrameLabels, Keypoints, Video
 
 _KINDS = ("polygon", "rectangle", "circle", "mask", "point")
 _EDGE = 0.5  # its canvas is Qt's, where pixel (0, 0) goes from 0 to 1
-_Owner = tuple[str, int | None]  # label and group
+_Owner = tuple[str, int | None, int]  # label, group, and which of a label where there is no group
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class _File:
             same_size(_size(content, path), self.size, path)
             masks: dict[int, NDArray[np.bool_]] = {}
             points: dict[int, NDArray[np.float64]] = {}
-            for shape in _shapes(content, path):
-                key = self.objects[_owner(shape, path)]
+            for shape, owner in _owned(_shapes(content, path), path):
+                key = self.objects[owner]
                 if shape["shape_type"] == "point":
                     table = points.setdefault(key, np.full((len(self.joints), 2), np.nan))
                     self._place(table, shape, path)
@@ -73,11 +73,17 @@ def _shapes(content: object, path: Path) -> list[Mapping[str, Any]]:
     return [{"shape_type": "polygon", **shape} for shape in shapes]
 
 
-def _owner(shape: Mapping[str, Any], path: Path) -> _Owner:
-    """Return the label and the group; points that are joints belong to their group alone."""
-    group = shape.get("group_id")
-    group = None if group is None else whole_number(group, "a group_id", path)
-    return ("" if shape["shape_type"] == "point" else shape["label"], group)
+def _owned(shapes: list[Mapping[str, Any]], path: Path) -> Iterator[tuple[Mapping[str, Any], _Owner]]:
+    """Say whose each shape is: a group's, else its own; points are joints and belong to their group alone."""
+    met: Counter[str] = Counter()
+    for shape in shapes:
+        group = shape.get("group_id")
+        label = "" if shape["shape_type"] == "point" else shape["label"]
+        which = 0
+        if group is None and label:
+            which = met[label]
+            met[label] += 1
+        yield shape, (label, None if group is None else whole_number(group, "a group_id", path), which)
 
 
 def _points(shape: Mapping[str, Any], path: Path, *, count: int | None = None) -> list[tuple[float, float]]:
@@ -153,13 +159,13 @@ def _read(path: Path, opening: Opening) -> Annotations:
             raise ValueError(f"{path}: {placed[index].name} and {file.name} are both of frame {index}.")
         placed[index] = file
         shapes = _shapes(content, file)
-        owners.update(dict.fromkeys(_owner(shape, file) for shape in shapes))
+        owners.update(dict.fromkeys(owner for _, owner in _owned(shapes, file)))
         joints.update(dict.fromkeys(shape["label"] for shape in shapes if shape["shape_type"] == "point"))
         if len(files) > 1:
             _check_single(shapes, file)
-    groups = {group: label for label, group in owners if label}
+    groups = {group: label for label, group, _ in owners if label}
     objects = _number(list(owners), groups)
-    names = {key: label or groups.get(group, "") for (label, group), key in reversed(objects.items())}
+    names = {key: label or groups.get(group, "") for (label, group, _), key in reversed(objects.items())}
     described = tuple(VideoObject(key, category=names[key]) for key in sorted(names))
     file_set = _File(size or (0, 0), placed, objects, tuple(joints))
     return Annotations(file_set.frames, described, tuple(joints), size=size, frame_count=opening.frame_count)
@@ -168,9 +174,10 @@ def _read(path: Path, opening: Opening) -> Annotations:
 def _number(owners: list[_Owner], groups: dict[int | None, str]) -> dict[_Owner, int]:
     """Number the objects: points belong to the object whose group they share."""
     objects: dict[_Owner, int] = {}
-    for label, group in owners:
-        named = (groups[group], group) if not label and group is not None and group in groups else (label, group)
-        objects[(label, group)] = objects.setdefault(named, len(set(objects.values())) + 1)
+    for owner in owners:
+        label, group, _ = owner
+        named = (groups[group], group, 0) if not label and group is not None and group in groups else owner
+        objects[owner] = objects.setdefault(named, len(set(objects.values())) + 1)
     return objects
 
 

@@ -85,6 +85,15 @@ def test_cvat_for_images_is_read(tmp_path):
     assert [(frame.index, sorted(frame.masks), frame.by_person) for frame in frames] == [(0, [1], True), (7, [1], True)]
 
 
+def test_cvat_image_with_two_of_a_label_has_two_objects(tmp_path):
+    polygon = '<polygon label="dog" points="{0},2;{1},2;{1},5;{0},5"/>'
+    image = f'<image id="0" name="f" width="14" height="9">{polygon.format(1, 4)}{polygon.format(6, 9)}</image>'
+    (frame,) = read(tmp_path, image)
+    assert [int(mask.sum()) for mask in frame.masks.values()] == [9, 9]
+    with pytest.raises(ValueError, match="frame 0 has several 'dog' that are neither grouped nor tracks"):
+        read(tmp_path, image + image.replace('id="0"', 'id="1"'))
+
+
 MASK = (
     '<track id="{}" label="dog"{}>'
     '<mask frame="{}" keyframe="1" rle="{}" left="0" top="0" width="2" height="2"/></track>'

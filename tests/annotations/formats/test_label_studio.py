@@ -72,6 +72,11 @@ def test_label_studio_reads_an_export(tmp_path):
     np.testing.assert_array_equal(frame.masks[1], MASK)
 
 
+def test_label_studio_image_with_two_of_a_label_has_two_objects(tmp_path):
+    (frame,) = read(tmp_path, [dict(TASK, annotations=[{"result": [RESULT, RESULT]}])])
+    assert sorted(frame.masks) == [1, 2]
+
+
 def spoilt(**changes):
     task = copy.deepcopy(TASK)
     result = task["annotations"][0]["result"][0]

@@ -71,6 +71,15 @@ def test_labelme_points_belong_to_the_object_of_their_group(tmp_path):
     assert frame.keypoints[2].visibility.tolist() == [2, 0]
 
 
+def test_labelme_shapes_without_a_group_are_objects_of_their_own_and_those_of_a_group_are_one(tmp_path):
+    other = [[11, 7], [13, 7], [12, 8]]
+    (frame,) = read_annotations(save(tmp_path / "f.json", shape(), shape(points=other)))
+    assert sorted(frame.masks) == [1, 2]
+    path = save(tmp_path / "g.json", shape(group_id=1), shape(points=other, group_id=1))
+    (together,) = read_annotations(path)
+    np.testing.assert_array_equal(together.masks[1], frame.masks[1] | frame.masks[2])
+
+
 def test_labelme_folder_is_a_video(tmp_path):
     for index in (3, 12):
         save(tmp_path / f"f{index}.json", shape(), shape(label="cat"))
