@@ -182,17 +182,17 @@ def claim_folder(
 
 
 @contextmanager
-def hold_folder(folder: PathLike) -> Iterator[None]:
+def hold_folder(folder: PathLike, *, inputs: Iterable[object] = ()) -> Iterator[None]:
     """Hold a folder against other runs, for commands that have rules of their own about what is in it.
 
-    Leftovers of killed runs are swept away.
+    Leftovers of killed runs are swept away. Arguments as of :func:`claim_folder`.
 
     Raises:
-        ValueError: the folder is a file.
+        ValueError: the folder is a file or an input.
         BlockingIOError: another run is writing there; says which.
         OSError: it cannot be written.
     """
-    with claim_folder(folder, "(?!)"):
+    with claim_folder(folder, "(?!)", inputs=inputs):
         yield
 
 

@@ -42,6 +42,11 @@ def add_video_argument(parser: argparse.ArgumentParser, *, progress: bool = True
         parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+def add_overwrite_option(parser: argparse._ActionsContainer) -> None:
+    """Add whether results that are there are replaced: one rule and one wording for all commands."""
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are there; inputs never are")
+
+
 def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """Add which weights to use, and where; ``several`` lets the name be given more than once."""
     group = parser.add_argument_group("model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from siammae.cli.options import Commands, add_command, say
+from siammae.outputs import hold_folder
 
 _EXAMPLES = """Shards are uncompressed tar files in WebDataset's naming: a sample a clip, NUMBER.json with its name,
 frame rate and sizes, NUMBER.FRAME.jpg for each frame. From them training draws the pairs that it would draw from the
@@ -60,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         reader=args.reader,
     )
     try:
-        report = write_shards(args.videos, args.output, settings, workers=args.workers, progress=not args.quiet)
+        with hold_folder(args.output, inputs=(args.videos,)):
+            report = write_shards(args.videos, args.output, settings, workers=args.workers, progress=not args.quiet)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("stopped; the same command goes on after the last whole tar") from stop
     say(f"{report.clips} clips in {report.shards} shards in {args.output}: train with siammae pretrain {args.output}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,6 +20,29 @@ from siammae.propagation.affinity import FrameFeatures, Kernels
 from siammae.propagation.context import ContextFrame, Size, Stream, recommended_config
 from siammae.propagation.labels import FrameMasks, decode_keypoints, encode_keypoints, encode_mask, unit_sum
 
+_S = TypeVar("_S", bound="_Propagator")
+_R = TypeVar("_R")
+_A = ParamSpec("_A")
+
+
+def _one_at_a_time(method: Callable[Concatenate[_S, _A], _R]) -> Callable[Concatenate[_S, _A], _R]:
+    """Refuse a call during that of another thread, whose frame would be mixed with its own."""
+
+    @wraps(method)
+    def alone(self: _S, *args: _A.args, **kwargs: _A.kwargs) -> _R:
+        try:
+            self._free.pop()
+        except IndexError:
+            raise RuntimeError(
+                f"this {type(self).__name__} is at work in another thread: it follows one video. Make one a thread."
+            ) from None
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self._free.append(None)
+
+    return alone
+
 
 class _Propagator:
     """What both propagators are: an extractor, rules and a stream of frames."""
@@ -27,6 +51,7 @@ class _Propagator:
         self, extractor: FeatureExtractor, config: PropagationConfig | None = None, *, kernels: Kernels = "auto"
     ) -> None:
         self._stream = Stream(extractor, config or recommended_config(extractor), kernels)
+        self._free = [None]  # empty during a call; a list and no lock, so that propagators can be copied
 
     @property
     def config(self) -> PropagationConfig:
@@ -61,11 +86,13 @@ class Propagator(_Propagator):
         """Ids followed now, in the order in which they came."""
         return self._ids
 
+    @_one_at_a_time
     def reset(self) -> None:
         """Forget frames and objects; keep the model."""
         super().reset()
         self._ids = ()
 
+    @_one_at_a_time
     def step(
         self, frame: FrameSource, *, mask: MaskSource | None = None, object_ids: Sequence[int] | None = None
     ) -> FrameMasks:
@@ -85,7 +112,7 @@ class Propagator(_Propagator):
             The frame's masks.
 
         Raises:
-            RuntimeError: there was no mask yet.
+            RuntimeError: there was no mask yet, or another thread is in a call of this propagator.
             ValueError: frame or mask are refused; nothing has changed then, and the frame may be given again.
         """
         stream = self._stream
@@ -173,6 +200,7 @@ class Propagator(_Propagator):
 
         self._stream.queue.change(revised)
 
+    @_one_at_a_time
     def remove_object(self, object_id: int) -> None:
         """Stop following one object; its share of every remembered frame goes to the background.
 
@@ -227,11 +255,13 @@ class KeypointPropagator(_Propagator):
         super().__init__(extractor, config, kernels=kernels)
         self._count = 0
 
+    @_one_at_a_time
     def reset(self) -> None:
         """Forget frames and keypoints; keep the model."""
         super().reset()
         self._count = 0
 
+    @_one_at_a_time
     def step(self, frame: FrameSource, *, keypoints: NDArray[np.floating] | None = None) -> FrameKeypoints:
         """Take the next frame.
 
@@ -244,7 +274,7 @@ class KeypointPropagator(_Propagator):
             Points ``(N, 2)`` and confidence ``(N,)``. Given points come back as they are, with confidence 1.
 
         Raises:
-            RuntimeError: there were no keypoints yet.
+            RuntimeError: there were no keypoints yet, or another thread is in a call of this propagator.
             ValueError: frame or keypoints are refused; nothing has changed then.
         """
         stream = self._stream
