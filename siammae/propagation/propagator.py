@@ -41,7 +41,7 @@ def _one_at_a_time(method: Callable[Concatenate[_S, _A], _R]) -> Callable[Concat
         finally:
             self._free.append(None)
 
-    return alone
+    return cast(Callable[Concatenate[_S, _A], _R], alone)
 
 
 class _Propagator:
