@@ -200,19 +200,21 @@ def hold_folder(folder: PathLike, *, inputs: Iterable[object] = ()) -> Iterator[
 def _lock(output: Path, place: Path) -> Iterator[None]:
     """Hold a lock file, and so find out whether its folder can be written; folders made for it go if nothing came."""
     made = [folder for folder in place.parents if not folder.exists()]
+    held: list[int] = []
     try:
-        handle = _take(output, place)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        above = next(folder for folder in place.parents if folder.exists())
-        why = error.strerror if above.is_dir() else f"{above} is no folder"
-        raise OSError(f"cannot write {output}: {why}. Choose another output.") from error
-    try:
+        try:
+            _take(output, place, held)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            above = next(folder for folder in place.parents if folder.exists())
+            why = error.strerror if above.is_dir() else f"{above} is no folder"
+            raise OSError(f"cannot write {output}: {why}. Choose another output.") from error
         yield
     finally:
-        place.unlink(missing_ok=True)  # before the lock is let go: who opens it from now on makes a new one
-        os.close(handle)
+        if held:
+            place.unlink(missing_ok=True)  # before the lock is let go: who opens it from now on makes a new one
+            os.close(held.pop())
         for folder in made:
             try:
                 folder.rmdir()
@@ -220,29 +222,44 @@ def _lock(output: Path, place: Path) -> Iterator[None]:
                 break
 
 
-def _take(output: Path, place: Path) -> int:
-    """Open and lock a file; returns its descriptor, which holds the lock."""
+def _take(output: Path, place: Path, held: list[int]) -> None:
+    """Open and lock a file, and put its descriptor, which holds the lock, into a list: a signal may come any time."""
     while True:
         place.parent.mkdir(parents=True, exist_ok=True)
+        handle = None
         try:
             handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # whoever had made the folder has just removed it
-            continue
-        if not _locked(handle):
-            holder = os.read(handle, 1000).decode(errors="replace").strip() or "it does not say which"
+            if not _locked(handle):
+                holder = os.read(handle, 1000).decode(errors="replace").strip() or "it does not say which"
+                raise BlockingIOError(  # noqa: TRY301 -- it needs the handle
+                    f"another run is writing {output} ({holder}): wait for its end, or choose another output."
+                )
+            if os.path.samestat(os.fstat(handle), place.stat()):  # else its holder has removed it in between
+                os.truncate(handle, 0)
+                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                held.append(handle)
+                return
+        except FileNotFoundError:  # whoever had made it or its folder has just removed it
+            pass
+        except BaseException:
+            if handle is not None and handle not in held:
+                os.close(handle)
+            if not held:
+                _drop(place)
+            raise
+        if handle is not None:
             os.close(handle)
-            raise BlockingIOError(
-                f"another run is writing {output} ({holder}): wait for its end, or choose another output."
-            )
-        try:
-            same = os.path.samestat(os.fstat(handle), place.stat())
-        except FileNotFoundError:
-            same = False
-        if same:
-            os.truncate(handle, 0)
-            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-            return handle
-        os.close(handle)  # its holder has removed it in between
+
+
+def _drop(place: Path) -> None:
+    """Remove a lock file that no run holds."""
+    try:
+        handle = os.open(place, os.O_RDWR)
+    except OSError:
+        return
+    if _locked(handle):
+        place.unlink(missing_ok=True)
+    os.close(handle)
 
 
 def _locked(handle: int) -> bool:

@@ -15,6 +15,7 @@ import pytest
 
 import siammae
 from siammae.cli import _parser, main
+from siammae.frames import write_image
 from siammae.outputs import claim_files, hold_folder
 from tests.evaluation.toy import write_davis
 from tests.helpers import moving_square, tiny_model, write_video
@@ -72,7 +73,7 @@ def inputs(tmp_path_factory):
     write_video(folder / "clip.avi", video)
     (folder / "frames").mkdir()
     for index, frame in enumerate(video):
-        siammae.write_image(folder / "frames" / f"{index}.png", frame)
+        write_image(folder / "frames" / f"{index}.png", frame)
     siammae.write_mask(folder / "mask.png", masks[0])
     (folder / "p.csv").write_text("name,x,y\na,10,10\n")
     write_davis(folder / "DAVIS", (("a", 3), ("b", 3)))
