@@ -94,8 +94,7 @@ def end(error: BaseException, command: str, received: int | None) -> int:
         return 141  # as the shell says of a program that SIGPIPE ended
     if not isinstance(error, Exception) or os.environ.get(TRACEBACK):
         raise error
-    if not _drop_output() and isinstance(error, OSError) and error.filename is None:
-        error = OSError(f"the standard output cannot be written: {error.strerror or error}.")
+    _drop_output()
     if isinstance(error, _BUGS):
         what = f"{type(error).__name__}: {_first_line(error)}"
         _print(f"siammae {command}: internal error: {what}. Please report it, with what {TRACEBACK}=1 shows.")
@@ -129,11 +128,9 @@ def _print(text: str) -> None:
         sys.stderr.flush()
 
 
-def _drop_output() -> bool:
+def _drop_output() -> None:
     """Let what is left to print go nowhere where it cannot be printed, or Python would complain at its own end."""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return False
-    return True

@@ -20,7 +20,12 @@ Commands = Any  # argparse's type of add_subparsers() is private
 
 def say(text: object = "") -> None:
     """Print; what comes from files cannot command the terminal. Every command prints by this."""
-    print(printable(text, keep="\n\t"))  # noqa: T201 -- the one place
+    try:
+        print(printable(text, keep="\n\t"), flush=True)  # noqa: T201 -- the one place
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(f"the standard output cannot be written: {error.strerror}.") from error
 
 
 def add_command(
