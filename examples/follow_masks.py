@@ -14,7 +14,7 @@ DATA = Path(__file__).parent / "data"
 def main(output: str = "masks", stop: int | None = None) -> None:
     frames = siammae.read_frames(DATA / "walkers.mp4", stop=stop)
     tracks = siammae.propagate_masks(frames, DATA / "walkers_first_mask.png", progress=True)
-    folder = tracks.save(output)  # palette PNGs
+    folder = tracks.save(output, overwrite=True)  # palette PNGs
     for object_id in tracks.object_ids:
         areas = (tracks.labels == object_id).sum(axis=(1, 2))
         print(f"object {object_id}: {areas[0]} pixels in the first frame, {areas[-1]} in the last")

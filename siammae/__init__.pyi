@@ -2,8 +2,15 @@
 
 __version__: str
 
+from .annotations.files import read_annotations as read_annotations
+from .annotations.files import write_annotations as write_annotations
 from .annotations.masks import read_mask as read_mask
 from .annotations.masks import write_mask as write_mask
+from .annotations.model import Annotations as Annotations
+from .annotations.model import FrameLabels as FrameLabels
+from .annotations.model import Keypoints as Keypoints
+from .annotations.model import VideoObject as VideoObject
+from .annotations.model import Visibility as Visibility
 from .checkpoints.known_models import KnownModel as KnownModel
 from .checkpoints.known_models import known_models as known_models
 from .config import ModelConfig as ModelConfig

@@ -89,7 +89,7 @@ class Processes:
         """Wait for all processes and return the largest of their numbers."""
         if self.count == 1:
             return number
-        numbers = torch.tensor(number)
+        numbers = torch.tensor(number, dtype=torch.int64, device="cpu")
         dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self.group)
         return int(numbers)
 
@@ -97,7 +97,7 @@ class Processes:
         """Wait for all processes and return the mean of each of the numbers."""
         if self.count == 1:
             return list(numbers)
-        sums = torch.tensor(numbers, dtype=torch.float64)
+        sums = torch.tensor(numbers, dtype=torch.float64, device="cpu")
         dist.all_reduce(sums, group=self.group)
         return [float(value) for value in sums / self.count]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Literal, Protocol
@@ -16,11 +18,19 @@ from torch import Tensor
 from siammae.config import IMAGENET_MEAN, IMAGENET_STD
 from siammae.frames import VideoSource, read_frames, resize_frame
 
+logger = logging.getLogger(__name__)
+
 Rounding = Literal["nearest", "floor", "ceil"]
 Interpolation = Literal["area", "bilinear", "bicubic"]
 # On a CPU, activations of more tokens come from fresh memory pages each time: 8 frames of 1590 patches at once take
 # 10 to 17 % longer than 2 or 4 (ViT-Ti/8, one core of an Intel Xeon with AVX-512, torch 2.14).
 _CPU_TOKENS = 4096
+# Patches of a frame from which its cost is measured before it is begun, and the seconds from which it is said.
+_MANY_PATCHES, _LONG_SECONDS = 10_000, 10.0
+_SAMPLE_SIDES = (16, 32, 48)  # patches on a side of the squares that are timed; the first only warms up
+_ACTIVATIONS = 24  # channels' worth of a ViT block's activations: tokens, queries, keys, values, the MLP's four
+
+_said: set[tuple[int, int, int, str]] = set()  # sizes whose cost was looked at
 
 _ORIENTATIONS = 9  # of gradients
 _ROUND: dict[str, Callable[[float], int]] = {"nearest": round, "floor": math.floor, "ceil": math.ceil}
@@ -151,13 +161,52 @@ def extract_features(
             size = input_size((frame.shape[0], frame.shape[1]), patch_size=patch_size, resize=resize)
             yield resize_frame(frame, size, interpolation=interpolation)
 
-    stream, parts = resized(), []
+    stream = resized()
+    parts: list[Tensor] = []
     while batch := list(islice(stream, batch_size)):
         images = to_batch(batch, device)
+        if not parts:
+            say_cost(encode, images[:1], patch_size)
         patches = images.shape[-2] * images.shape[-1] // patch_size**2
         at_once = max(1, _CPU_TOKENS // patches) if device.type == "cpu" else batch_size
         parts += [encode(some) for some in torch.split(images, at_once)]
     return torch.cat(parts)
+
+
+def say_cost(encode: Callable[[Tensor], Tensor], image: Tensor, patch_size: int) -> None:
+    """Warn, once for a size, of a frame that takes long: how many patches it has, and about what seconds and memory.
+
+    Time is what small squares of it take, continued with the number of patches and its square (attention).
+
+    Args:
+        encode: turns ``(1, 3, H, W)`` into ``(1, C, h, w)``.
+        image: the first frame ``(1, 3, H, W)``.
+        patch_size: of the encoder.
+    """
+    height, width = image.shape[-2:]
+    patches = height * width // patch_size**2
+    size = (width, height, patch_size, image.device.type)
+    if patches < _MANY_PATCHES or size in _said:
+        return
+    _said.add(size)
+    took, channels = {}, 0
+    for side in (side for side in _SAMPLE_SIDES if side * patch_size <= min(height, width)):
+        began = time.perf_counter()
+        sample = encode(image[..., : side * patch_size, : side * patch_size])
+        channels = int(sample.float().sum(dim=(0, 2, 3)).cpu().shape[0])  # waits for the device
+        took[side**2] = time.perf_counter() - began
+    if len(took) < len(_SAMPLE_SIDES):
+        return
+    (few, fast), (more, slow) = list(took.items())[1:]
+    squared = max(0.0, (slow / more - fast / few) / (more - few))
+    seconds = patches * (max(0.0, fast / few - squared * few) + squared * patches)
+    if seconds >= _LONG_SECONDS:
+        gigabytes = patches * channels * _ACTIVATIONS * 4 / 1e9
+        logger.warning(
+            "%d x %d pixels are %d patches: about %.0f s and %.1f GB for each frame's features on %s. "
+            "Shrink the frames: a short side of 480 pixels (resize=480, --short-side 480) is usual.",
+            *(width, height, patches, seconds, gigabytes, image.device.type),
+        )
 
 
 class PixelExtractor:
@@ -228,7 +277,7 @@ class HogExtractor:
             grey = F.pad(images.float().mean(dim=1, keepdim=True), (edge,) * 4, mode="replicate")
             dx, dy = grey[..., 1:-1, 2:] - grey[..., 1:-1, :-2], grey[..., 2:, 1:-1] - grey[..., :-2, 1:-1]
             turn = torch.atan2(dy, dx) * (_ORIENTATIONS / math.pi)  # in bins, any sign
-            bins = torch.arange(_ORIENTATIONS, device=images.device).view(1, -1, 1, 1)
+            bins = torch.arange(_ORIENTATIONS, dtype=torch.int64, device=images.device).view(1, -1, 1, 1)
             apart = (turn - bins + _ORIENTATIONS / 2).remainder(_ORIENTATIONS) - _ORIENTATIONS / 2
             votes = (1 - apart.abs()).clamp(min=0) * torch.hypot(dx, dy)  # shared by the two nearest bins
             cells = F.avg_pool2d(votes, self.patch_size)  # (B, 9, h + 1, w + 1), corners of patches in their middle

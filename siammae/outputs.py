@@ -15,7 +15,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 PathLike = str | os.PathLike[str]
@@ -212,14 +212,26 @@ def _lock(output: Path, place: Path) -> Iterator[None]:
             raise OSError(f"cannot write {output}: {why}. Choose another output.") from error
         yield
     finally:
-        if held:
+        if held and held[0] in _held:  # else this is a forked process, which has let go
             place.unlink(missing_ok=True)  # before the lock is let go: who opens it from now on makes a new one
+            _held.discard(held[0])
             os.close(held.pop())
-        for folder in made:
-            try:
+        with suppress(OSError):  # there are results in it
+            for folder in made:
                 folder.rmdir()
-            except OSError:  # there are results in it
-                break
+
+
+_held: set[int] = set()  # descriptors that hold locks
+
+
+def _let_go() -> None:
+    """Let a forked process, such as one that reads ahead, have no share in the locks: it may outlive this one."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _take(output: Path, place: Path, held: list[int]) -> None:
@@ -237,6 +249,7 @@ def _take(output: Path, place: Path, held: list[int]) -> None:
             if os.path.samestat(os.fstat(handle), place.stat()):  # else its holder has removed it in between
                 os.truncate(handle, 0)
                 os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                _held.add(handle)
                 held.append(handle)
                 return
         except FileNotFoundError:  # whoever had made it or its folder has just removed it
@@ -253,13 +266,11 @@ def _take(output: Path, place: Path, held: list[int]) -> None:
 
 def _drop(place: Path) -> None:
     """Remove a lock file that no run holds."""
-    try:
+    with suppress(OSError):
         handle = os.open(place, os.O_RDWR)
-    except OSError:
-        return
-    if _locked(handle):
-        place.unlink(missing_ok=True)
-    os.close(handle)
+        if _locked(handle):
+            place.unlink()
+        os.close(handle)
 
 
 def _locked(handle: int) -> bool:
@@ -270,10 +281,8 @@ def _locked(handle: int) -> bool:
 
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some network file systems have none
-        return True
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)  # some network file systems have no locks
     return True
 
 

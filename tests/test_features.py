@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from siammae import features
 from siammae.features import HogExtractor, PixelExtractor, extract_features, input_size, normalize
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -192,3 +193,39 @@ def test_hog_extractor_puts_rows_and_columns_where_they_are():
 def test_hog_extractor_refuses_cells_without_a_middle(size):
     with pytest.raises(ValueError, match=f"patch_size is {size}: it must be even"):
         HogExtractor(size)
+
+
+def test_cost_of_an_unreasonable_size_is_said_once_before_it_is_begun(caplog, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(features.time, "perf_counter", lambda: clock[0])
+    seen = []
+
+    def encode(images):
+        patches = images.shape[-2] * images.shape[-1] // 64
+        seen.append(patches)
+        clock[0] += 1e-4 * patches + 1e-7 * patches**2
+        return torch.zeros(1, 192, 1, 1)
+
+    frame = torch.zeros(1, 3, 1080, 1920, dtype=torch.uint8)
+    for _ in range(2):
+        features.say_cost(encode, frame, 8)
+    assert seen == [256, 1024, 2304]
+    # 32400 patches: 3.24 s + 104.98 s; 192 channels x 24 x 4 bytes a patch
+    assert caplog.messages == [
+        "1920 x 1080 pixels are 32400 patches: about 108 s and 0.6 GB for each frame's features on cpu. "
+        "Shrink the frames: a short side of 480 pixels (resize=480, --short-side 480) is usual."
+    ]
+
+
+def test_cost_of_a_usual_size_is_neither_measured_nor_said(caplog):
+    features.say_cost(None, torch.zeros(1, 3, 480, 848, dtype=torch.uint8), 8)
+    assert not caplog.messages
+
+
+def test_extraction_looks_at_the_cost_before_its_first_batch(monkeypatch):
+    looked = []
+    monkeypatch.setattr(
+        features, "say_cost", lambda _, image, patch_size: looked.append((tuple(image.shape), patch_size))
+    )
+    PixelExtractor(8).extract(np.zeros((5, 32, 40, 3), np.uint8), batch_size=2)
+    assert looked == [((1, 3, 32, 40), 8)]

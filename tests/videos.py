@@ -35,3 +35,19 @@ def sound(path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def cover(path, rgb):
+    """Write a file with a second of silence and a cover picture."""
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        picture = container.add_stream("mjpeg", rate=1)
+        picture.height, picture.width, picture.pix_fmt = *rgb.shape[:2], "yuvj420p"
+        picture.disposition = av.stream.Disposition.attached_pic.value
+        container.mux(picture.encode(av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(format="yuvj420p")))
+        container.mux(picture.encode())
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path

@@ -1,1 +1,4 @@
-"""Labels in and out as files: ``masks`` (palette PNG, id maps) and ``keypoints`` (CSV)."""
+"""Labels in and out as files: ``masks`` (palette PNG, id maps), ``keypoints`` (CSV), ``formats`` (of other tools).
+
+``model`` is what all formats have in common; ``files`` reads and writes any of them.
+"""

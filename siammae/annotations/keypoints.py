@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from siammae.annotations.tables import Row, table_rows
 from siammae.outputs import whole
-from siammae.tables import Row, table_rows
 
 _COLUMNS = ("frame", "name", "x", "y", "confidence")
 _DIGITS = 20  # of a frame number, and more than any has

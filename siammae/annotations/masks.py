@@ -5,20 +5,20 @@
 
 from __future__ import annotations
 
+import io
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from siammae.errors import VideoReadError
+from siammae.annotations.mask_images import check_levels, davis_colours, mask_pixels, open_mask
+from siammae.frames import PathLike, write_bytes
 
-PathLike: TypeAlias = str | os.PathLike[str]
 MaskSource: TypeAlias = PathLike | Image.Image | NDArray[np.integer[Any]] | NDArray[np.bool_] | Tensor
 
 BACKGROUND = 0
@@ -27,43 +27,63 @@ MAX_OBJECTS = 254
 
 
 def read_mask(
-    mask: MaskSource, *, object_ids: Sequence[int] | None = None, binary: bool | None = None
+    mask: MaskSource,
+    *,
+    object_ids: Sequence[int] | None = None,
+    binary: bool | None = None,
+    threshold: int | None = None,
 ) -> NDArray[np.uint8]:
     """Read a mask of any kind as a map of object ids.
 
-    255 has two meanings in the wild. In palette images it is always void. In grey images and integer maps it is void
-    as soon as there is an id from 1 to 254; where 0 and 255 are the only values, 255 is the object and becomes id 1
+    255 has two meanings in the wild. In palette images it is void. In grey images and integer maps it is void as soon
+    as there is an id from 1 to 254; where 0 and 255 are the only values, 255 is the object and becomes id 1
     (DAVIS-2016), because a mask of void alone would name no object. ``binary`` overrules this.
 
+    A palette's pixel values are ids where its colours are DAVIS's or of the file's own, with black for 0. A palette of
+    greys is a grey image. DAVIS's colours at other places, with black not at 0, are read by colour, as a tool that
+    quantized the picture has moved them. What can be read in two ways is refused.
+
     Args:
-        mask: a PNG path or PIL image of mode P, L, 1 or I (ids as pixel values); an integer map ``(H, W)`` with values
-            0 to 255; a boolean map ``(H, W)``, its object gets id 1; or a boolean stack ``(O, H, W)``, one object a
-            layer, no pixel in two of them. Arrays may be NumPy or torch.
+        mask: the path of a PNG or other image of one page, turned upright by its EXIF tag, or a PIL image: mode P, L, 1
+            or I (ids as pixel values), or RGB, RGBA, LA without colours (grey; transparent is background); an integer
+            map ``(H, W)`` with values 0 to 255; a boolean map ``(H, W)``, its object gets id 1; or a boolean stack
+            ``(O, H, W)``, one object a layer, no pixel in two of them. Arrays may be NumPy or torch.
         object_ids: ids of the layers of a boolean stack, distinct, 1 to 254; None counts from 1.
-        binary: True makes everything that is not 0 id 1; False takes 255 for void; None decides by the rule above.
-            Boolean masks are what they are.
+        binary: True makes everything that is not 0 id 1; False takes pixel values for ids and 255 for void; None
+            decides by the rules above. Boolean masks are what they are.
+        threshold: the grey level from which a pixel is the object, id 1; for masks with soft edges. At least 1.
 
     Returns:
         uint8 ``(H, W)``: 0 background, 1 to 254 object ids, 255 void.
 
     Raises:
-        ValueError: the image has colours, the shape, dtype or a value is wrong, layers overlap, or ``object_ids`` do
-            not fit.
+        ValueError: the image has colours or a palette that can be read in two ways; it has soft edges and neither
+            ``binary`` nor ``threshold`` says what is meant; the shape, dtype or a value is wrong, layers overlap, or
+            ``object_ids`` do not fit.
         TypeError: ``mask`` is none of the above.
         FileNotFoundError: there is nothing at the path.
-        VideoReadError: the file does not decode.
+        VideoReadError: the file does not decode, has several pages, or more pixels than :func:`read_frames` takes.
     """
+    if threshold is not None and (threshold < 1 or binary is not None):
+        raise ValueError(
+            f"threshold is {threshold} and binary {binary}: threshold must be at least 1, and binary None."
+        )
     if isinstance(mask, str | os.PathLike):
-        mask = _read_image(Path(mask))
+        mask = open_mask(Path(mask))
+    are_ids = binary is False
     if isinstance(mask, Image.Image):
-        binary = False if mask.mode == "P" and binary is None else binary
-        mask = _image_values(mask)
+        take: Literal["ids", "levels"] | None = "ids" if binary is not None else "levels" if threshold else None
+        mask, are_ids = mask_pixels(mask, take)
     values = _array(mask)
     if isinstance(values, np.ndarray) and values.dtype == np.bool_ and values.ndim == 3:
         return stack_masks(values, object_ids)
     if object_ids is not None:
         raise ValueError(f"object_ids {list(object_ids)} need a boolean stack (O, H, W), got {_kind(values)}.")
-    return _resolve_void(_id_map(values), binary)
+    values = _checked_map(values)
+    if values.dtype == np.bool_ or binary or threshold is not None:
+        return np.greater_equal(values, threshold or 1).astype(np.uint8)
+    labels = _id_map(values)
+    return labels if are_ids or binary is False else _from_levels(labels)
 
 
 def stack_masks(stack: NDArray[np.bool_], object_ids: Sequence[int] | None = None) -> NDArray[np.uint8]:
@@ -130,48 +150,30 @@ def write_mask(path: PathLike, mask: NDArray[np.integer[Any]] | NDArray[np.bool_
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"cannot write a mask to {path.name}: the name must end in .png, which keeps ids exact.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent}: create it first.")
-    image = Image.fromarray(_id_map(_array(mask)))
-    image.putpalette(davis_palette())  # turns grey into palette mode
-    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
-    try:
-        image.save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    mask_image(mask).save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())
 
 
-def davis_palette() -> bytes:
-    """Return the colours of PASCAL VOC and DAVIS: 768 bytes, R, G, B for each of 256 ids.
+def mask_image(mask: NDArray[np.integer[Any]] | NDArray[np.bool_] | Tensor) -> Image.Image:
+    """Return an id map as a palette image in DAVIS's colours, which is never read as anything but these ids.
 
-    Bits 0, 1, 2 of an id go to the top bit of red, green, blue; bits 3, 4, 5 to the next bit; 6, 7 to the third.
+    Args:
+        mask: ``(H, W)``, integers 0 to 255 or bool.
+
+    Raises:
+        ValueError: the shape, the dtype or a value is wrong.
+        TypeError: ``mask`` is neither array nor tensor.
     """
-    ids = np.arange(256)
-    colours = np.zeros((256, 3), np.int64)
-    for place in range(8):
-        colours[:, place % 3] |= (ids >> place & 1) << (7 - place // 3)
-    return colours.astype(np.uint8).tobytes()
+    image = Image.fromarray(_id_map(_checked_map(_array(mask))))
+    image.putpalette(davis_colours().tobytes())  # turns grey into palette mode
+    return image
 
 
-def _read_image(path: Path) -> Image.Image:
-    if not path.exists():
-        raise FileNotFoundError(f"no mask at {path}: it must be a PNG.")
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise VideoReadError(f"{path} cannot be read as a mask: {error}") from error
-
-
-def _image_values(image: Image.Image) -> NDArray[np.integer[Any]] | NDArray[np.bool_]:
-    if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
-        raise ValueError(
-            f"the mask image has mode {image.mode}: it must be a palette (P) or grey (L, 1, I) image whose pixel "
-            "values are object ids. Give every colour an id and save the ids with siammae.write_mask."
-        )
-    return np.asarray(image)
+def mask_name(index: int, count: int | None = None) -> str:
+    """Name the mask file of a frame, ``00000.png``, so that the names of all ``count`` frames sort in their order."""
+    width = max(5, len(str((count or 1) - 1)))
+    return f"{index:0{width}d}.png"
 
 
 def _array(mask: object) -> Any:  # noqa: ANN401 -- what it is comes out in the checks that follow
@@ -185,8 +187,8 @@ def _kind(values: object) -> str:
     return type(values).__name__
 
 
-def _id_map(values: object) -> NDArray[np.uint8]:
-    """Check an integer or boolean map and return it as uint8."""
+def _checked_map(values: object) -> NDArray[np.integer[Any]] | NDArray[np.bool_]:
+    """Refuse what is no integer or boolean map."""
     wanted = "a mask must be an integer or bool map (H, W) or a bool stack (O, H, W)"
     if not isinstance(values, np.ndarray | Tensor):
         raise TypeError(f"{wanted}, or a PNG path or PIL image, got {_kind(values)}.")
@@ -194,17 +196,23 @@ def _id_map(values: object) -> NDArray[np.uint8]:
         raise ValueError(f"{wanted}, got {_kind(values)}. Round floats to ids or compare them with a threshold.")
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"{wanted}, got {_kind(values)}. Take one channel or frame that holds the ids.")
+    return values
+
+
+def _id_map(values: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Check the values of a map and return it as uint8."""
     if values.min() < 0 or values.max() > VOID:
         wrong = np.unique(values[(values < 0) | (values > VOID)])[:5].tolist()
         raise ValueError(f"the mask has the values {wrong}: ids must be 0 to {MAX_OBJECTS}, void {VOID}. Renumber it.")
     return values.astype(np.uint8)
 
 
-def _resolve_void(labels: NDArray[np.uint8], binary: bool | None) -> NDArray[np.uint8]:
-    """Apply the rule for 255 of ``read_mask``."""
-    if binary is None:
-        binary = not ((labels > BACKGROUND) & (labels < VOID)).any()
-    return (labels > BACKGROUND).astype(np.uint8) if binary else labels
+def _from_levels(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Apply the rule for 255 of ``read_mask`` to what may be ids or grey levels."""
+    if ((labels > BACKGROUND) & (labels < VOID)).any():
+        check_levels(labels)
+        return labels
+    return (labels > BACKGROUND).astype(np.uint8)
 
 
 def _check_ids(ids: list[int], layers: int) -> None:

@@ -6,17 +6,20 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from siammae.checkpoints.tensors import check_tensors, get_again, read_header, read_tensors, save_tensors
 from siammae.errors import CheckpointError, name_some, one_line
 from siammae.frames import PathLike
+from siammae.outputs import whole
 
 DEFAULT_WEIGHTS = "siammae-ti8"
 FORMAT_VERSION = 1
@@ -122,14 +125,15 @@ def _download(
     return config.parent
 
 
-def hub_errors() -> tuple[type[Exception], ...]:
-    """Return what is raised when the Hub refuses or is out of reach, whichever HTTP client its library uses."""
+def loading_errors() -> tuple[type[Exception], ...]:
+    """Return what others raise when the Hub refuses, is out of reach, or gave a damaged file, by any HTTP client."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     client_error = cast("type[Exception]", HfHubHTTPError.__bases__[0])  # also the base of failed connections
     client = sys.modules[client_error.__module__.partition(".")[0]]
     bad_address = getattr(client, "InvalidURL", client_error)  # of a proxy; a SOCKS proxy brings ImportError
-    return client_error, bad_address, HfHubHTTPError, HFValidationError, OSError, ImportError
+    unreachable = (client_error, bad_address, HfHubHTTPError, HFValidationError, OSError, ImportError)
+    return (*unreachable, SafetensorError, UnpicklingError, EOFError)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -189,16 +193,16 @@ def write_checkpoint(folder: PathLike, config: Mapping[str, Any], tensors: Mappi
         The folder.
     """
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as temporary:
-        parts = Path(temporary)
-        save_tensors(contiguous, parts / WEIGHTS_FILE, {"format": "pt"})
-        (parts / CARD_FILE).write_text(card, encoding="utf-8")
-        stored = {"format_version": FORMAT_VERSION, **config}
-        (parts / CONFIG_FILE).write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
-        for file in (WEIGHTS_FILE, CARD_FILE, CONFIG_FILE):  # the config last: without it the folder is no checkpoint
-            (parts / file).replace(target / file)
+    stored = {"format_version": FORMAT_VERSION, **config}
+    # The last one gets its name first, and the config its own last: without it the folder is no checkpoint.
+    with ExitStack() as parts:
+        for_config, for_card, for_weights = (
+            parts.enter_context(whole(target / file)) for file in (CONFIG_FILE, CARD_FILE, WEIGHTS_FILE)
+        )
+        save_tensors(contiguous, for_weights, {"format": "pt"})
+        for_card.write_text(card, encoding="utf-8")
+        for_config.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
     return target
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -129,8 +131,17 @@ def describe(tensor: Tensor) -> TensorInfo:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file with the mode of any other file: safetensors makes it its owner's alone."""
+    """Write a safetensors file with the mode of any other file: safetensors makes it its owner's alone.
+
+    Raises:
+        OSError: the disk is full or the like; names ``path``.
+    """
     path.touch()
     mode = path.stat().st_mode
-    save_file(dict(tensors), path, metadata=dict(metadata))
+    try:
+        save_file(dict(tensors), path, metadata=dict(metadata))
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
+        raise
     path.chmod(mode)

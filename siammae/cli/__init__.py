@@ -6,8 +6,12 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from siammae.cli.endings import TRACEBACK, Stops, end, open_closed_streams
+
+# Commands of one process, in which a frame may be one long computation; others save what they have on Ctrl-C.
+_COMPUTING = ("demo", "propagate", "track", "extract", "reconstruct", "attend")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    code = int(args.run(args))
+    from siammae.cli.interrupting import interruptible
+
+    with interruptible() if args.command in _COMPUTING else nullcontext():
+        code = int(args.run(args))
     sys.stdout.flush()  # a closed pipe or a full disk shows here, not when Python ends
     return code
 
@@ -49,11 +56,13 @@ def _parser() -> argparse.ArgumentParser:
         demo,
         evaluate,
         extract,
+        formats,
         info,
         models,
         pretrain,
         propagate,
         reconstruct,
+        relabel,
         shard,
         sweep,
         track,
@@ -78,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
         shard,
         pretrain,
         convert,
+        relabel,
+        formats,
         models,
         info,
     ):

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         clip = _read(args)
         tables = _tables(args, clip)
         captions = [f"frame {number}" for number in clip]
-        rate = (frame_rate(args.video) or 25.0) / args.gap
+        rate = (frame_rate(args.video, reader=args.reader) or 25.0) / args.gap
         results.clear()
         for name, rows in tables.items():
             for path in _write(results, name, rows, captions, rate, video=args.write_video):
@@ -121,7 +121,7 @@ def _read(args: argparse.Namespace) -> dict[int, NDArray[np.uint8]]:
         raise ValueError(f"--frame is {args.frame} but there is no --point: say which patch of that frame.")
     clip = read_clip(args)
     if args.frame is not None and args.frame not in clip:
-        clip[args.frame] = next(read_frames(args.video, start=args.frame, stop=args.frame + 1))
+        clip[args.frame] = next(read_frames(args.video, start=args.frame, stop=args.frame + 1, reader=args.reader))
     return dict(sorted(clip.items()))
 
 

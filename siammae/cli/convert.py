@@ -42,14 +42,14 @@ def run(args: argparse.Namespace) -> int:
     from siammae.convert import convert_checkpoint
 
     fields = assignments(args.set)
-    if taken := {"file", "folder", "family"} & set(fields):
+    if taken := {"file", "folder", "family", "overwrite"} & set(fields):
         raise ValueError(
             f"--set {taken.pop()}: it is no field of ModelConfig. Say whose checkpoint it is by --family, and where "
             "the new one goes by --output."
         )
     names = "|".join(map(re.escape, (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)))
     with claim_folder(args.output, names, inputs=(args.file,), overwrite=args.overwrite):
-        report = convert_checkpoint(args.file, args.output, family=args.family, **fields)
+        report = convert_checkpoint(args.file, args.output, family=args.family, overwrite=args.overwrite, **fields)
     say(report)
     say(f"checkpoint in {report.folder}")
     return 0

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"the output is {output}: it must end in .safetensors.")
     with claim_files(output, inputs=(args.video, args.model), overwrite=args.overwrite):
         model = load_model(args)
-        with shown_frames(args.video, progress=not args.quiet) as frames:
+        with shown_frames(args.video, args.reader, progress=not args.quiet) as frames:
             features = model.extract(
                 frames, resize=args.short_side, layer=args.layer, norm=not args.no_norm, batch_size=args.batch_size
             ).cpu()

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from siammae.config import PropagationConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from siammae.frames import VideoWriter
+    from siammae.frames import Backend, VideoWriter
     from siammae.network.model import SiamMAE
     from siammae.network.timm_extractor import TimmExtractor
     from siammae.propagation.propagator import KeypointPropagator, Propagator
@@ -55,7 +55,7 @@ def pick_device(name: str) -> str:
     if name == "auto":
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        torch.empty(0, dtype=torch.float32, device=name)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}. Use --device cpu.") from error
     return name
@@ -135,28 +135,32 @@ def read_clip(args: argparse.Namespace) -> dict[int, NDArray[np.uint8]]:
         if getattr(args, option) < least:
             raise ValueError(f"--{option} is {getattr(args, option)}: it must be at least {least}.")
     stop = args.start + (args.frames - 1) * args.gap + 1
-    frames = read_frames(args.video, start=args.start, stop=stop, step=args.gap)
+    frames = read_frames(args.video, start=args.start, stop=stop, step=args.gap, reader=args.reader)
     return {args.start + place * args.gap: frame for place, frame in enumerate(frames)}
 
 
 @contextmanager
-def shown_frames(video: str, *, progress: bool) -> Iterator[Iterable[NDArray[np.uint8]]]:
-    """Read a video under a bar that is closed before an error is printed."""
+def shown_frames(
+    video: str, reader: Backend, *, progress: bool, leave_out: Collection[str] = ()
+) -> Iterator[Iterable[NDArray[np.uint8]]]:
+    """Read a video under a bar that is closed before an error is printed; ``leave_out`` are no frames of a folder."""
     from tqdm import tqdm
 
     from siammae.frames import count_frames, read_frames
 
-    with tqdm(read_frames(video), total=count_frames(video), unit="frame", disable=not progress) as bar:
+    count = count_frames(video, reader=reader, leave_out=leave_out) if progress else None
+    frames = read_frames(video, reader=reader, leave_out=leave_out)
+    with tqdm(frames, total=count, unit="frame", disable=not progress) as bar:
         yield bar
 
 
 @contextmanager
-def overlay_writer(path: Path | None, video: str) -> Iterator[VideoWriter | None]:
+def overlay_writer(path: Path | None, video: str, reader: Backend) -> Iterator[VideoWriter | None]:
     """Open a video beside the results, at the source's frame rate; None where no one asked for one."""
     from siammae.frames import VideoWriter, frame_rate
 
     if path is None:
         yield None
         return
-    with VideoWriter(path, fps=frame_rate(video) or 25.0) as writer:
+    with VideoWriter(path, fps=frame_rate(video, reader=reader) or 25.0) as writer:
         yield writer

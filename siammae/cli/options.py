@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
+import inspect
 import re
+import sys
+import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from siammae.config.presets import PRESETS
 from siammae.errors import printable
@@ -43,6 +47,7 @@ def add_command(
 def add_video_argument(parser: argparse.ArgumentParser, *, progress: bool = True) -> None:
     """Add the video, and whether a bar is shown while all of it is read."""
     parser.add_argument("video", metavar="VIDEO", help="video file or folder of images")
+    add_reader_option(parser)
     if progress:
         parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -50,6 +55,16 @@ def add_video_argument(parser: argparse.ArgumentParser, *, progress: bool = True
 def add_overwrite_option(parser: argparse._ActionsContainer) -> None:
     """Add whether results that are there are replaced: one rule and one wording for all commands."""
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there; inputs never are")
+
+
+def add_reader_option(parser: argparse.ArgumentParser) -> None:
+    """Add what decodes videos."""
+    parser.add_argument(
+        "--reader",
+        default="auto",
+        choices=("auto", "opencv", "pyav", "torchcodec"),
+        help="decodes videos (auto: PyAV where it is installed, else OpenCV)",
+    )
 
 
 def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
@@ -122,9 +137,20 @@ def sizes(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
+def _docstring(settings: type) -> str:
+    """Return a class's docstring; out of the source where ``python -OO`` has left it out."""
+    if settings.__doc__ is not None and sys.flags.optimize < 2:
+        return settings.__doc__
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(settings)))
+    except (OSError, TypeError):  # no source here: the options work without their explanations
+        return ""
+    return ast.get_docstring(cast(ast.ClassDef, tree.body[0])) or ""
+
+
 def field_help(settings: type) -> dict[str, str]:
     """Take the explanation of each field out of a settings class's docstring."""
-    doc = (settings.__doc__ or "").split("Attributes:")[-1]
+    doc = _docstring(settings).split("Attributes:")[-1]
     names = "|".join(field.name for field in dataclasses.fields(settings))
     found = re.findall(rf"^ +({names}): (.*?)(?=^ +(?:{names}): |^\s*$|\Z)", doc, re.DOTALL | re.MULTILINE)
     return {name: " ".join(text.replace("``", "").replace("%", "%%").split()) for name, text in found}

@@ -20,6 +20,9 @@ from siammae.cli.options import (
 from siammae.outputs import claim_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from siammae.frames import Backend
     from siammae.outputs import ResultFolder
     from siammae.propagation.propagator import Propagator
 
@@ -34,6 +37,12 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "propagate", run, "carry the first frame's masks through a video", epilog=_EXAMPLES)
     add_video_argument(parser)
     parser.add_argument("--mask", required=True, metavar="PNG", help="the first frame's mask: pixel value = object id")
+    parser.add_argument(
+        "--threshold",
+        type=int,
+        metavar="LEVEL",
+        help="grey level of the mask from which a pixel is the object, for masks with soft edges",
+    )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="gets 00000.png, 00001.png, ...")
     parser.add_argument("--overlay", action="store_true", help="also write DIR/overlay.mp4")
     add_overwrite_option(parser)
@@ -43,17 +52,26 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from siammae.annotations.masks import read_mask
+    from siammae.annotations.masks import mask_image, read_mask
     from siammae.propagation.propagator import Propagator
 
     inputs = (args.video, args.mask, args.model)
     with claim_folder(
         args.output, re.escape(OVERLAY), numbered=MASKS, inputs=inputs, overwrite=args.overwrite
     ) as results:
-        first_mask = read_mask(args.mask)
+        first_mask = mask_image(read_mask(args.mask, threshold=args.threshold))  # read once, then nothing but ids
         propagator = load_propagator(args, Propagator)
         overlay = results if args.overlay else None
-        count = write_masks(propagator, args.video, first_mask, results, overlay=overlay, progress=not args.quiet)
+        count = write_masks(
+            propagator,
+            args.video,
+            first_mask,
+            results,
+            overlay=overlay,
+            reader=args.reader,
+            progress=not args.quiet,
+            leave_out=[args.mask],
+        )
     say(f"{count} masks of objects {', '.join(map(str, propagator.object_ids))} in {results.folder}/")
     if overlay:
         say(f"overlay video: {results.folder / OVERLAY}")
@@ -67,7 +85,9 @@ def write_masks(
     masks: ResultFolder,
     *,
     overlay: ResultFolder | None,
+    reader: Backend = "auto",
     progress: bool,
+    leave_out: Collection[str] = (),
 ) -> int:
     """Follow a video and write each mask as soon as it is there; returns the number of frames.
 
@@ -80,20 +100,25 @@ def write_masks(
         first_mask: of the first frame.
         masks: gets 00000.png and so on.
         overlay: gets a video, too; None makes none.
+        reader: decodes the video.
         progress: show a bar.
+        leave_out: files in a folder of frames that are none.
     """
-    from siammae.annotations.masks import write_mask
+    from siammae.annotations.masks import mask_name, write_mask
+    from siammae.frames import count_frames
     from siammae.visualize import overlay_masks
 
     count, writer = 0, None
-    with shown_frames(video, progress=progress) as frames, ExitStack() as stack:
+    expected = count_frames(video, reader=reader, leave_out=leave_out)
+    with shown_frames(video, reader, progress=progress, leave_out=leave_out) as frames, ExitStack() as stack:
         for frame in frames:
             result = propagator.step(frame, mask=first_mask if count == 0 else None)  # type: ignore[arg-type]
             labels = result.label_map()
             if count == 0:
                 masks.clear()
-                writer = stack.enter_context(overlay_writer(overlay.path(OVERLAY) if overlay else None, video))
-            write_mask(masks.path(f"{count:05d}.png"), labels)
+                film = overlay.path(OVERLAY) if overlay else None
+                writer = stack.enter_context(overlay_writer(film, video, reader))
+            write_mask(masks.path(mask_name(count, expected)), labels)
             if writer:
                 writer.write(overlay_masks(frame, labels))
             count += 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from siammae.cli.options import Commands, add_command, say
+from siammae.cli.options import Commands, add_command, add_reader_option, say
+from siammae.errors import printable
 from siammae.outputs import hold_folder
 
 _EXAMPLES = """Shards are uncompressed tar files in WebDataset's naming: a sample a clip, NUMBER.json with its name,
@@ -39,9 +40,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--quality", type=int, default=90, metavar="N", help="of the JPEGs, 1 to 95 (%(default)s)")
     parser.add_argument("--step", type=int, default=1, metavar="N", help="keep every Nth frame (%(default)s)")
     parser.add_argument("--shard-mb", type=float, default=500, metavar="MIB", help="size of a tar (%(default)s)")
-    parser.add_argument(
-        "--reader", default="opencv", choices=("opencv", "pyav", "torchcodec"), help="decodes the videos (%(default)s)"
-    )
+    add_reader_option(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="clips decoded at once (default: one a CPU)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -69,5 +68,5 @@ def run(args: argparse.Namespace) -> int:
     if report.skipped:
         say(f"skipped {len(report.skipped)} that cannot be read:")
         for name, reason in report.skipped:
-            say(f"  {name}: {reason}")
+            say(f"  {printable(name)}: {reason}")
     return 0

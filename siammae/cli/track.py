@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from siammae.frames import Backend
     from siammae.propagation.propagator import KeypointPropagator
 
 _READABLE_NAMES = 8  # more names on one picture cover each other
@@ -72,7 +73,9 @@ def _track(args: argparse.Namespace, output: Path, overlay: Path | None) -> tupl
 
     names, points = read_points(Path(args.points))
     propagator = load_propagator(args, KeypointPropagator)
-    count = _write_tracks(propagator, args.video, names, points, output, overlay, progress=not args.quiet)
+    count = _write_tracks(
+        propagator, args.video, names, points, output, overlay, reader=args.reader, progress=not args.quiet
+    )
     return count, names
 
 
@@ -84,6 +87,7 @@ def _write_tracks(
     output: Path,
     overlay: Path | None,
     *,
+    reader: Backend,
     progress: bool,
 ) -> int:
     from siammae.visualize import overlay_keypoints
@@ -92,10 +96,10 @@ def _write_tracks(
     with ExitStack() as stack:
         part = stack.enter_context(whole(output))
         file = stack.enter_context(part.open("w", newline="", encoding="utf-8"))
-        writer = stack.enter_context(overlay_writer(overlay, video))
+        writer = stack.enter_context(overlay_writer(overlay, video, reader))
         rows = csv.writer(file)
         rows.writerow(["frame", "name", "x", "y", "confidence"])
-        for frame in stack.enter_context(shown_frames(video, progress=progress)):
+        for frame in stack.enter_context(shown_frames(video, reader, progress=progress)):
             result = propagator.step(frame, keypoints=points if count == 0 else None)
             for name, (x, y), sure in zip(names, result.points, result.confidence, strict=True):
                 rows.writerow([count, name, f"{x:.2f}", f"{y:.2f}", f"{sure:.3f}"])

@@ -18,7 +18,7 @@ PRETRAIN_CHOICES: Mapping[str, tuple[str, ...]] = {
     "predict": ("future", "past"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
     "parallel": ("ddp", "fsdp"),
-    "reader": ("opencv", "pyav", "torchcodec"),
+    "reader": ("auto", "opencv", "pyav", "torchcodec"),
 }
 LOGGERS = ("tensorboard", "wandb", "trackio")
 _COUNTS = ("samples_per_video", "epochs", "batch_size", "accumulate")
@@ -100,7 +100,8 @@ class PretrainConfig(Settings):
             checkpointing): the same weights, less memory, more time.
         parallel: how several processes share the work: ``"ddp"`` = each holds all weights; ``"fsdp"`` = each holds a
             part of them (FSDP2), for ViT-L and larger.
-        reader: decodes videos: ``"opencv"``, ``"pyav"`` or ``"torchcodec"`` (extras of these names).
+        reader: decodes videos: ``"opencv"``, ``"pyav"`` or ``"torchcodec"`` (extras of these names); ``"auto"`` is
+            PyAV where it is installed, and else OpenCV.
         max_skipped: part of the clips that may be unreadable, in [0, 1); more stop the run. Above 0 one may always be.
         workers: processes that read ahead, for each training process; 0 reads in the training process.
         checkpoint_every: optimiser steps between saved states.
@@ -161,7 +162,7 @@ class PretrainConfig(Settings):
     compile: bool = False
     recompute: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    reader: Literal["opencv", "pyav", "torchcodec"] = "opencv"
+    reader: Literal["auto", "opencv", "pyav", "torchcodec"] = "auto"
     max_skipped: float = 0.1
     workers: int = 0
     checkpoint_every: int = 500

@@ -40,12 +40,23 @@ class PropagationConfig(Settings):
         pixel_std: divisor of the normalised pixels; None = the extractor's own.
         first_labels: a given mask on the patch grid: ``"area"`` = part of each patch covered; ``"bilinear"`` =
             one-hot at the input size, sampled bilinearly; ``"nearest"`` = the id at each patch's centre.
+        label_cells: a mask's labels are kept at ``label_cells`` x ``label_cells`` cells a patch: a match brings the
+            matched patch's own cells along, so that edges are finer than patches. 1 in the presets of public codes;
+            memory of labels, not of features, grows with its square. Keypoints are not affected.
         normalize_labels: a mask's propagated soft labels are divided by their sum at every patch, which differs from
             1 by void pixels and rounding only; keypoints are left alone.
         min_max: stretch every label's map to [0, 1] over the frame before the argmax.
         upsampling: of soft labels: ``"bilinear"`` or ``"nearest"``.
         upsample_to: ``"frame"`` = soft labels go to the frame's size, then argmax; ``"input"`` = to the network's
             input size, argmax, then nearest neighbour to the frame's size.
+        focus_margin: encode only the patches near the objects: their box in the frames before and so many patches
+            around it; the whole frame when one of them is lost. None = always the whole frame, as all public codes.
+            Masks only, and only with an extractor that can (``SiamMAE``).
+        refine: what is done to a mask when it is rendered, never to the labels that travel: ``"none"``, or
+            ``"local-colour"`` = pixels go to the object whose colours around them fit best, see
+            ``siammae.propagation.refinement``.
+        refine_radius: of the neighbourhood whose colours count, in pixels of the network's input.
+        refine_strength: weight of the colours against the propagated labels.
         first_output: for a frame that came with a mask: ``"given"`` = the mask itself; ``"rendered"`` = its soft
             labels rendered like any other frame's.
         keypoint_rule: ``"subpixel"`` = Gaussians at the exact position; ``"cell"`` = videowalk's and CropMAE's
@@ -75,10 +86,15 @@ class PropagationConfig(Settings):
     interpolation: Literal["area", "bilinear", "bicubic"] = "area"
     pixel_std: tuple[float, float, float] | None = None
     first_labels: Literal["area", "bilinear", "nearest"] = "area"
+    label_cells: int = 1
     normalize_labels: bool = False
     min_max: bool = False
     upsampling: Literal["bilinear", "nearest"] = "bilinear"
     upsample_to: Literal["frame", "input"] = "frame"
+    focus_margin: int | None = None
+    refine: Literal["none", "local-colour"] = "none"
+    refine_radius: int = 8
+    refine_strength: float = 0.3
     first_output: Literal["given", "rendered"] = "given"
     keypoint_rule: Literal["subpixel", "cell"] = "subpixel"
     keypoint_sigma: float = 0.5
@@ -106,6 +122,16 @@ class PropagationConfig(Settings):
         check(self.size_multiple is None or self.size_multiple >= 1, "size_multiple", self.size_multiple, "at least 1")
         if self.pixel_std is not None:
             check_color("pixel_std", self.pixel_std, least=1e-6)
+        check(1 <= self.label_cells <= 16, "label_cells", self.label_cells, "1 to 16")
+        check(1 <= self.refine_radius <= 1024, "refine_radius", self.refine_radius, "1 to 1024")
+        check(0 <= self.refine_strength <= 10, "refine_strength", self.refine_strength, "in [0, 10]")
+        check(
+            self.focus_margin is None or self.focus_margin >= 1,
+            "focus_margin",
+            self.focus_margin,
+            "at least 1, or None",
+        )
+        check_choice("refine", self.refine, ("none", "local-colour"))
         check_choice("neighborhood", self.neighborhood, ("disk", "closed_disk", "square"))
         check_choice("resize_side", self.resize_side, ("short", "long"))
         check_choice("rounding", self.rounding, ("nearest", "floor", "ceil"))

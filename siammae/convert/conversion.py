@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from siammae.checkpoints import hub
 from siammae.checkpoints.tensors import check_tensors, describe, load_strictly
 from siammae.config import VIT_SIZES, ModelConfig
 from siammae.convert.families import Family, choose_family, is_encoder, match, position_rule
@@ -21,9 +22,11 @@ from siammae.errors import CheckpointError
 from siammae.frames import PathLike
 from siammae.network.model import SiamMAE
 from siammae.network.shapes import tensor_shapes
+from siammae.outputs import claim_folder
 
 # Tensors do not tell the number of heads; these are the public networks' by width (ViT-H: MAE, ViT-g: DINOv2).
 _HEADS = {dim: heads for dim, _, heads in VIT_SIZES.values()} | {1280: 16, 1536: 24}
+_FILES = "|".join(map(re.escape, (hub.CONFIG_FILE, hub.WEIGHTS_FILE, hub.CARD_FILE)))
 _DECODER_HEADS = {256: 8, 512: 16, 1024: 16}  # CropMAE's
 
 
@@ -78,19 +81,23 @@ def convert_checkpoint(
     folder: PathLike,
     *,
     family: str = "auto",
+    overwrite: bool = False,
     **fields: Any,  # noqa: ANN401 -- the fields' own types
 ) -> ConversionReport:
     """Turn another project's checkpoint into a folder that :meth:`SiamMAE.from_pretrained` loads.
 
-    Pickles are read by ``torch.load(weights_only=True)``: no code from the file runs. Every tensor is mapped, or
-    dropped with a reason in the report and the model card; one that is not understood stops the conversion.
+    Pickles are read by ``torch.load(weights_only=True)``: no code from the file runs. Files that unpack to more than
+    four times their size or hold more than 20,000 tensors are refused, and no memory is taken for the network before
+    all shapes fit. Every tensor is mapped, or dropped with a reason in the report and the model card; one that is not
+    understood stops the conversion.
 
     Args:
         file: ``.pth``, ``.pt``, ``.bin`` or ``.safetensors``.
-        folder: of the new checkpoint; made if missing, files of the same names are replaced.
+        folder: of the new checkpoint; made if missing.
         family: ``"auto"``, ``"cropmae"`` (also SiamMAE as re-implemented there), ``"catmae"``, ``"rsp"``, ``"tobo"``,
             ``"mae"``, ``"dino"``, ``"dinov2"``, ``"tcore"`` or ``"vit"`` (timm's names). An encoder alone looks the
             same in all of them and counts as ``"vit"`` unless you say which it is.
+        overwrite: whether a ``config.json``, ``model.safetensors`` and ``README.md`` in the folder may be replaced.
         **fields: of :class:`ModelConfig`, for what tensors do not tell: ``num_heads``, ``decoder_heads``,
             ``pixel_mean``, ``pixel_std``, ``position_offset``, ``position_antialias``.
 
@@ -98,14 +105,19 @@ def convert_checkpoint(
         What was mapped, dropped and assumed.
 
     Raises:
-        ValueError: the family or a field is unknown, or the number of heads cannot be guessed.
+        ValueError: the family or a field is unknown, the number of heads cannot be guessed, or the folder holds files
+            of these names, the source among them.
         FileNotFoundError: there is no such file.
         CheckpointError: the file is damaged, holds more than tensors and plain values, or fits no family.
 
     Source:
         The families' public code for names; timm's ``checkpoint_filter_fn`` for DINOv2's registers.
     """
-    path = Path(file)
+    with claim_folder(folder, _FILES, inputs=[file], overwrite=overwrite):
+        return _convert(Path(file), Path(folder), family, fields)
+
+
+def _convert(path: Path, folder: Path, family: str, fields: Mapping[str, Any]) -> ConversionReport:
     sha256 = file_hash(path) if path.is_file() else ""
     weights = find_weights(read_source(path))
     chosen = choose_family(family, weights.tensors)
@@ -119,7 +131,7 @@ def convert_checkpoint(
         model = SiamMAE(config).float()
     load_strictly(model, tensors, source=str(path))
     report = ConversionReport(
-        folder=Path(folder),
+        folder=folder,
         source=path.name,
         sha256=sha256,
         family=chosen.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,11 +40,17 @@ class FeatureCache:
             raise ValueError(f"max_bytes is {max_bytes}: it must be at least 0.")
         self.patch_size = extractor.patch_size
         self.hits = self.misses = 0
+        self.takes_region = getattr(extractor, "takes_region", False)
         self._extractor, self._room = extractor, max_bytes
         self._kept: dict[bytes, Tensor] = {}
 
     def extract(
-        self, frames: VideoSource, *, batch_size: int = 8, pixel_std: tuple[float, float, float] | None = None
+        self,
+        frames: VideoSource,
+        *,
+        batch_size: int = 8,
+        pixel_std: tuple[float, float, float] | None = None,
+        region: tuple[int, int, int, int] | None = None,
     ) -> Tensor:
         """Return patch features, see :meth:`FeatureExtractor.extract`; pictures are encoded one by one.
 
@@ -51,27 +58,27 @@ class FeatureCache:
             frames: whose sides are multiples of ``patch_size``.
             batch_size: part of the protocol; not used.
             pixel_std: overrides the divisor of normalised pixels.
+            region: see :meth:`SiamMAE.extract`; of extractors that take one.
 
         Returns:
             ``(T, C, H // patch_size, W // patch_size)``; a copy, unless there is one picture only.
         """
         parts = []
         for frame in read_frames(frames):
-            key = hashlib.blake2b(frame.tobytes(), key=f"{frame.shape} {pixel_std}".encode()[:64]).digest()
+            key = hashlib.blake2b(frame.tobytes(), key=f"{frame.shape} {pixel_std} {region}".encode()[:64]).digest()
             features = self._kept.get(key)
             if features is None:
                 self.misses += 1
-                features = self._make(frame[None], pixel_std)
+                features = self._make(frame[None], pixel_std=pixel_std, region=region)
                 self._keep(key, features)
             else:
                 self.hits += 1
             parts.append(features)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _make(self, frames: NDArray[np.uint8], pixel_std: tuple[float, float, float] | None) -> Tensor:
-        if pixel_std is None:  # any extractor need not know the argument
-            return self._extractor.extract(frames)
-        return self._extractor.extract(frames, pixel_std=pixel_std)
+    def _make(self, frames: NDArray[np.uint8], **options: Any) -> Tensor:  # noqa: ANN401 -- an extractor's own
+        # Any extractor need not know the arguments.
+        return self._extractor.extract(frames, **{name: given for name, given in options.items() if given is not None})
 
     def _keep(self, key: bytes, features: Tensor) -> None:
         size = features.numel() * features.element_size()

@@ -115,18 +115,15 @@ _busy = threading.Lock()  # held during a part
 
 
 def _start(work: bytes, stop: Any) -> None:  # noqa: ANN401 -- an event's type depends on the context
-    """Prepare a worker: one thread, and Ctrl-C is for the parent, which tells the workers.
-
-    Other stop signals end the worker after its current frame, with nothing half-written left behind.
-    """
+    """Prepare a worker: one thread, and Ctrl-C is for the parent, which tells the workers."""
     global _work, _tick
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     orphaned = threading.Event()
     threading.Thread(target=_leave_with_parent, args=(orphaned,), daemon=True).start()
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):  # Windows has no SIGHUP
-            signal.signal(getattr(signal, name), lambda *_: _leave_soon(orphaned))
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # schedulers and terminals tell all
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: threading.Thread(target=_leave, args=(orphaned,), daemon=True).start())
 
     def tick() -> None:
         if stop.is_set() or orphaned.is_set():
@@ -136,17 +133,14 @@ def _start(work: bytes, stop: Any) -> None:  # noqa: ANN401 -- an event's type d
 
 
 def _leave_with_parent(orphaned: threading.Event) -> None:
-    """End this worker when the parent was killed and can tell it nothing: at once, or after it has cleaned up."""
+    """End this worker when the parent was killed and can tell it nothing."""
     if (parent := parent_process()) is not None:
         parent.join()
     _leave(orphaned)
 
 
-def _leave_soon(orphaned: threading.Event) -> None:
-    threading.Thread(target=_leave, args=(orphaned,), daemon=True).start()
-
-
 def _leave(orphaned: threading.Event) -> None:
+    """End this worker, once it has cleaned up."""
     orphaned.set()
     with _busy:
         os._exit(1)

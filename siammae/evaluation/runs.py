@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from siammae.annotations.masks import write_mask
+from siammae.annotations.masks import mask_image, write_mask
 from siammae.errors import DatasetError
 from siammae.frames import read_frames
 from siammae.outputs import whole
@@ -80,7 +80,7 @@ class Tree:
 
 
 def choose(listed: Sequence[str], wanted: Sequence[str] | None, *, kind: str, split: str) -> list[str]:
-    """Return the wanted names once each, or all that are listed.
+    """Return the wanted names once each, or all that are listed; no name leads out of a folder that it is put below.
 
     Args:
         listed: names of the split.
@@ -89,8 +89,11 @@ def choose(listed: Sequence[str], wanted: Sequence[str] | None, *, kind: str, sp
         split: for the messages.
 
     Raises:
+        DatasetError: a listed name is not a plain relative path.
         ValueError: a name is not listed, or ``wanted`` is empty.
     """
+    for name in listed:
+        _check_name(name, split)
     if wanted is None:
         return list(listed)
     if unknown := [name for name in wanted if name not in listed]:
@@ -101,10 +104,21 @@ def choose(listed: Sequence[str], wanted: Sequence[str] | None, *, kind: str, sp
     return list(dict.fromkeys(wanted))
 
 
+def _check_name(name: str, split: str) -> None:
+    """Refuse what would be read, or written, outside the folders of the data set and of the results."""
+    path = PurePosixPath(name)
+    plain = str(path) == name != "." and not path.is_absolute() and ".." not in path.parts
+    if not plain or "\\" in name or "\0" in name:
+        raise DatasetError(
+            f"{split} lists {name!r}: a name becomes a path, so it must be one that stays inside a folder, without "
+            "'..', '.' or '\\' and not from '/' on. Get the official list again."
+        )
+
+
 def follow_masks(frames: Sequence[Path], first_mask: NDArray[np.uint8], propagator: Propagator) -> Iterator[FrameMasks]:
     """Yield the masks of every image of a video."""
     for index, path in enumerate(frames):
-        yield propagator.step(next(read_frames(path)), mask=first_mask if index == 0 else None)
+        yield propagator.step(next(read_frames(path)), mask=mask_image(first_mask) if index == 0 else None)
 
 
 def ticking(items: Iterable[_T], tick: Tick) -> Iterator[_T]:

@@ -11,7 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siammae.errors import VideoReadError
-from siammae.frames.files import REORDERED_FRAMES, SKIP_PACKET_BYTES, VideoEndError, declared_bytes
+from siammae.frames.containers import (
+    MATRIX_NAMES,
+    REORDERED_FRAMES,
+    RGB_MATRICES,
+    SKIP_PACKET_BYTES,
+    declared_bytes,
+    describe_size,
+    sensible_rate,
+    turn_upright,
+)
+from siammae.frames.files import VideoEndError
+from siammae.frames.rgb import check_area
 
 if TYPE_CHECKING:
     import av
@@ -52,20 +63,21 @@ class PyAVReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._container, self._stream = _open(path)
-        rate = self._stream.guessed_rate or self._stream.average_rate
-        self.frame_rate = float(rate) if rate else 0.0
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.frame_rate = sensible_rate(float(rate or 0))
         duration = self._container.duration
         estimate = int(duration / 1e6 * self.frame_rate + 0.5) if duration and duration > 0 else 0
         self.frame_count = max(0, int(self._stream.frames)) or estimate
         self._fresh, self._lost = True, 0  # nothing was decoded yet; packets without a frame since the last one
+        self._hole = False  # more of them between two frames than can be
 
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yield frames with their numbers, which rise."""
         start = 0
-        timeline = _timeline_of(self._path) if numbers and numbers[-1] >= _SEEK_FROM else None
+        timeline = _timeline_of(self._path) if _leaves_gaps(numbers) else None
         if timeline is not None and numbers[-1] < len(timeline.stamps):
             for number, frame in self._sought(numbers, timeline):
-                yield number, _upright(frame)
+                yield number, self._rgb(frame, number)
                 start += 1
         if start < len(numbers):
             yield from self._counted(numbers[start:])
@@ -78,7 +90,9 @@ class PyAVReader:
         for number in numbers:
             key = int(timeline.keys[np.searchsorted(timeline.keys, number, "right") - 1])
             if frame is None or key > position:
-                decoding = self._decode_from(int(timeline.stamps[key]))
+                if not self._seek(int(timeline.stamps[key])):
+                    return
+                decoding = self._decoded()
                 frame = next((f for f in decoding if f.key_frame and int(f.pict_type) == _I_PICTURE), None)
                 landed = None if frame is None else timeline.number_of(frame)
                 if landed is None:
@@ -92,10 +106,13 @@ class PyAVReader:
                 return
             yield number, frame
 
-    def _decode_from(self, stamp: int) -> Iterator[av.VideoFrame]:
+    def _seek(self, stamp: int) -> bool:
         self._fresh = False
-        self._container.seek(stamp, stream=self._stream)
-        return self._decoded()
+        try:
+            self._container.seek(stamp, stream=self._stream)
+        except load().FFmpegError:
+            return False
+        return True
 
     def _counted(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         if not self._fresh:
@@ -110,12 +127,32 @@ class PyAVReader:
                     self._check_ending(taken, seconds)
                     raise VideoEndError(taken)
                 taken, seconds = taken + 1, frame.time or 0.0
-            yield number, _upright(frame)
+            yield number, self._rgb(frame, number)
+
+    def _rgb(self, frame: av.VideoFrame, number: int) -> NDArray[np.uint8]:
+        matrix = int(frame.colorspace)
+        try:
+            if matrix not in RGB_MATRICES:
+                raise ValueError("FFmpeg has no conversion")  # noqa: TRY301 -- its releases refuse it or show it wrongly
+            rgb = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)  # (H, W, 3)
+        except (load().FFmpegError, OSError, ValueError) as error:
+            raise VideoReadError(
+                f"{self._path} cannot be read: frame {number} ({self._stream.codec_context.name}, {frame.format.name}, "
+                f"colour matrix {MATRIX_NAMES.get(matrix, matrix)}) does not become RGB: {error}. Convert the video "
+                "first, with ffmpeg's filter libplacebo or zscale.",
+                frame_index=number,
+            ) from error
+        shown: Any = frame.side_data.get("DISPLAYMATRIX")
+        return turn_upright(rgb, np.frombuffer(bytes(shown), np.int32).tolist()) if shown else rgb
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
-        """Yield frames in the order of display; count packets without one, which OpenCV passes over too."""
+        """Yield frames in the order of display, up to a hole: packets without a frame, more than reordering explains.
+
+        What comes after a hole would have wrong numbers. Before the first frame there may be any number of them, as
+        where a recording began between two key frames.
+        """
         av = load()
-        self._lost, packets = 0, self._container.demux(self._stream)
+        self._lost, begun, packets = 0, False, self._container.demux(self._stream)
         while True:
             try:
                 packet = next(packets, None)
@@ -127,17 +164,21 @@ class PyAVReader:
                 frames = packet.decode()
             except (av.FFmpegError, OSError):
                 frames = []
+            if frames and begun and self._lost > REORDERED_FRAMES:
+                self._hole = True
+                return
             self._lost = 0 if frames else self._lost + (packet.size > SKIP_PACKET_BYTES)
+            begun = begun or bool(frames)
             yield from frames
 
     def _check_ending(self, taken: int, seconds: float) -> None:
         """Tell a whole file from a broken one, by the rule in :func:`siammae.frames.read_frames`."""
         declared = self.frame_count
-        if taken and (taken >= declared or seconds * self.frame_rate > declared - 1.5):
+        if taken and not self._hole and (taken >= declared or seconds * self.frame_rate > declared - 1.5):
             return
         if (missing := declared_bytes(self._path) - self._path.stat().st_size) > 0:
             reason = f"the file is cut off, {missing} bytes are missing"
-        elif self._lost > REORDERED_FRAMES or taken == 0:
+        elif self._hole or self._lost > REORDERED_FRAMES or taken == 0:
             reason = f"the file is damaged, {self._lost} packets do not decode"
         else:
             return
@@ -158,6 +199,13 @@ class _Timeline(NamedTuple):
             return None
         place = int(np.searchsorted(self.stamps, frame.pts))
         return place if place < len(self.stamps) and self.stamps[place] == frame.pts else None
+
+
+def _leaves_gaps(numbers: Sequence[int]) -> bool:
+    """Whether seeking can save decoding; a video that is read from its beginning on need not be listed."""
+    if isinstance(numbers, range) and numbers.start < _SEEK_FROM and numbers.step < _SEEK_FROM:
+        return False
+    return len(numbers) > 0 and numbers[-1] >= _SEEK_FROM
 
 
 def _timeline_of(path: Path) -> _Timeline | None:
@@ -192,19 +240,18 @@ def _open(path: Path) -> tuple[Any, Any]:
     """Return container and video stream."""
     av = load()
     try:
-        container = av.open(str(path.absolute()))  # absolute, or FFmpeg would take "a:b.mp4" for a protocol
+        # Absolute, or FFmpeg would take "a:b.mp4" for a protocol. Titles in other encodings than UTF-8 do no harm.
+        container = av.open(str(path.absolute()), metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
-        size, declared = path.stat().st_size, declared_bytes(path)
-        cut = f", cut off: its container declares {declared}" if declared > size else ""
-        raise VideoReadError(f"{path} cannot be read as a video ({size} bytes{cut}): {error}.") from error
-    pictures = [s for s in container.streams.video if s.codec_context and s.codec_context.name != "ansi"]
-    if not pictures:  # FFmpeg draws .txt files
-        container.close()
-        raise VideoReadError(f"{path} cannot be read as a video ({path.stat().st_size} bytes): it holds no pictures.")
-    return container, pictures[0]
-
-
-def _upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    rgb = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(rgb, turns) if turns else rgb, dtype=np.uint8)  # (H, W, 3)
+        raise VideoReadError(f"{path} cannot be read as a video ({describe_size(path)}): {error}.") from error
+    cover = av.stream.Disposition.attached_pic
+    videos = [s for s in container.streams.video if not s.disposition & cover]
+    pictures = [s for s in videos if s.codec_context and s.codec_context.name != "ansi"]  # FFmpeg draws .txt files
+    if pictures:
+        check_area((pictures[0].codec_context.height, pictures[0].codec_context.width), str(path))
+        return container, pictures[0]
+    reason = "it is sound with a cover picture" if container.streams.video else "it holds no pictures"
+    if any(s.codec_context is None for s in videos):
+        reason = "PyAV's FFmpeg has no decoder for its codec"
+    container.close()
+    raise VideoReadError(f"{path} cannot be read as a video ({describe_size(path)}): {reason}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -11,7 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from siammae.errors import VideoReadError
+
 FrameSource: TypeAlias = NDArray[np.uint8] | Tensor | Image.Image
+
+MAX_PIXELS = "SIAMMAE_MAX_PIXELS"
+_MAX_PIXELS = 2**26  # of a file's frame: 8192 x 8192, or a phone's 64 megapixels; decoding takes up to 14 bytes a pixel
 
 
 def to_rgb(frame: FrameSource, *, index: int = 0) -> NDArray[np.uint8]:
@@ -156,14 +162,48 @@ def check_unit_range(frames: Tensor, name: str) -> None:
             raise ValueError(f"{name} has values in [{low:g}, {high:g}]: floats must lie in [0, 1]. Divide or clamp.")
 
 
+def check_area(size: tuple[int, int], name: str) -> None:
+    """Refuse a file's frame ``(H, W)`` that would take gigabytes, before it is decoded.
+
+    Raises:
+        VideoReadError: it has more pixels than ``SIAMMAE_MAX_PIXELS``, by default 67,108,864.
+        ValueError: that variable is no number.
+    """
+    text = os.environ.get(MAX_PIXELS, "")
+    if text and not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{MAX_PIXELS} is {text!r}: it must be a number of pixels.")
+    most = int(text) if text else _MAX_PIXELS
+    if size[0] * size[1] > most:
+        raise VideoReadError(
+            f"{name} has {size[1]} x {size[0]} pixels: at most {most:,} are read, as larger frames take gigabytes of "
+            f"memory. Make it smaller, or set {MAX_PIXELS}."
+        )
+
+
+def check_depth(peak: int, index: int) -> None:
+    """Refuse a 16-bit frame without a value above 4095: 12-bit data, which would come out black.
+
+    Raises:
+        ValueError: ``peak``, the frame's largest value, is from 1 to 4095.
+    """
+    if 0 < peak < 4096:
+        raise ValueError(
+            f"frame {index} has 16 bits but no value above {peak}, as 12-bit data has: with white at 65535 it would be "
+            "black. Multiply the values by 16, or save the frames with 8 bits."
+        )
+
+
 def _pil_to_rgb(image: Image.Image, index: int) -> NDArray[np.uint8]:
     if image.mode == "F":
         raise ValueError(f"frame {index} is a PIL image of mode F: floats have no fixed range. Convert it to RGB.")
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip at 255
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError(f"frame {index} has values in [{grey.min()}, {grey.max()}]: 16 bits hold 0 to 65535.")
-        return np.repeat((grey[..., None] + 128) // 257, 3, axis=-1).astype(np.uint8)
+        grey = np.asarray(image)
+        low, high = int(grey.min()), int(grey.max())
+        if low < 0 or high > 65535:
+            raise ValueError(f"frame {index} has values in [{low}, {high}]: 16 bits hold 0 to 65535.")
+        check_depth(high, index)
+        eight = ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return np.repeat(eight[..., None], 3, axis=-1)
     if "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns when a palette's transparency is dropped in one step
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))

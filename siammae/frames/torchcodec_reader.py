@@ -10,9 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siammae.errors import VideoReadError
-from siammae.frames.files import VideoEndError, declared_bytes
+from siammae.frames.containers import (
+    COVER_RATE,
+    declared_bytes,
+    is_mirrored,
+    keeps_an_index,
+    picture_track,
+    sensible_rate,
+)
+from siammae.frames.files import VideoEndError
+from siammae.frames.rgb import check_area
 
 _AT_ONCE = 16  # frames decoded in one call
+_WRONG_MATRICES = ("ycgco", "bt2020c", "ictcp", "ipt-c2", "ycgco-re", "ycgco-ro")  # it takes them for BT.601
+_OTHER = 'Use the reader "pyav" or "opencv".'
 
 
 def load() -> Any:  # noqa: ANN401 -- a class of an optional package
@@ -47,13 +58,14 @@ class TorchcodecReader:
     """See :class:`siammae.frames.FrameReader`.
 
     torchcodec trusts a container's key frames and timestamps: streams with intra refresh come back damaged after a
-    seek, and AVI files with B-frames are refused. OpenCV and PyAV read both.
+    seek, and AVI files with B-frames are refused. OpenCV and PyAV read both. Containers without an index, such as
+    MPEG-TS, are refused, for it gives other frames of them than those asked for; so are mirrored ones.
 
     Args:
         path: a video file.
 
     Raises:
-        VideoReadError: the file cannot be opened as a video.
+        VideoReadError: the file cannot be opened as a video, or would not be read rightly.
         ImportError: torchcodec is not installed, or does not load.
     """
 
@@ -66,8 +78,23 @@ class TorchcodecReader:
         header = self._decoder.metadata
         if header.codec == "ansi":  # FFmpeg draws .txt files
             raise VideoReadError(f"{path} cannot be read as a video: it is text.")
-        self.frame_rate = float(header.average_fps_from_header or 0.0)
+        if (header.average_fps_from_header or 0) >= COVER_RATE:
+            raise VideoReadError(f"{path} cannot be read as a video: it is sound with a cover picture.")
+        check_area((int(header.height or 0), int(header.width or 0)), str(path))
+        self._refuse_what_comes_out_wrong(getattr(header, "color_space", None))
+        self.frame_rate = sensible_rate(float(header.average_fps or 0.0))
         self.frame_count = int(header.num_frames_from_header or 0) or len(self._decoder)
+
+    def _refuse_what_comes_out_wrong(self, matrix: str | None) -> None:
+        if not keeps_an_index(self._path):
+            reason = f"has no index (as MPEG-TS), where torchcodec finds other frames than those asked for. {_OTHER}"
+        elif is_mirrored(picture_track(self._path)):
+            reason = 'is to be shown mirrored, which torchcodec does not do. Use the reader "pyav".'
+        elif str(matrix).lower() in _WRONG_MATRICES:
+            reason = f"has the colour matrix {matrix}, which torchcodec does not turn into RGB. Convert it first."
+        else:
+            return
+        raise VideoReadError(f"{self._path} {reason}")
 
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yield frames with their numbers, which rise."""

@@ -71,6 +71,13 @@ class FrameFeatures:
         self.tensor = tensor
         self._forms: dict[str, Any] = {}
 
+    def __getstate__(self) -> Tensor:
+        """Copy and pickle the features alone: what backends made of them may hold addresses, and is made anew."""
+        return self.tensor
+
+    def __setstate__(self, tensor: Tensor) -> None:
+        self.__init__(tensor)  # type: ignore[misc]
+
     @property
     def grid(self) -> tuple[int, int]:
         """Patches ``(h, w)``."""

@@ -82,7 +82,7 @@ def _packed_scores(
     # At most 2 * reach + 1 query rows at once: they see at most 4 * reach + 1 rows of a frame.
     row_cost = w * w * (free * h + (frames - free) * min(h, 4 * reach + 1))
     rows = max(1, min(2 * reach + 1, _CHUNK_SCORES // row_cost))
-    index = torch.arange(frames * h * w, device=query.device).reshape(frames, h, w)
+    index = torch.arange(frames * h * w, dtype=torch.int64, device=query.device).reshape(frames, h, w)
     for top in range(0, h, rows):
         bottom = min(h, top + rows)
         low, high = max(0, top - reach), min(h, bottom + reach)
@@ -106,8 +106,11 @@ def _similarity(q: Tensor, context: Sequence[Tensor], low: int, high: int) -> Te
 
 def _window(top: int, bottom: int, low: int, high: int, w: int, radius: int, neighborhood: str) -> Tensor:
     """Tell for query rows ``top:bottom`` and context rows ``low:high`` who is near whom: ``(Q, rows*w)`` bool."""
-    dy = torch.arange(top, bottom)[:, None] - torch.arange(low, high)  # (q rows, rows)
-    dx = torch.arange(w)[:, None] - torch.arange(w)  # (w, w)
+    rows, others, columns = (
+        torch.arange(*ends, dtype=torch.int64, device="cpu") for ends in ((top, bottom), (low, high), (0, w))
+    )
+    dy = rows[:, None] - others  # (q rows, rows)
+    dx = columns[:, None] - columns  # (w, w)
     if neighborhood == "square":
         inside = (dy.abs() <= radius)[:, None, :, None] & (dx.abs() <= radius)[None, :, None, :]
     else:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from timm.layers.attention import Attention
 from timm.layers.mlp import Mlp
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import DeviceContext
 
 from siammae.kernels import onednn
 from siammae.kernels.native import attention as native_attention
@@ -20,6 +24,7 @@ from siammae.kernels.native import attention as native_attention
 # Queries whose scores are held at once: fewer lay the keys out anew too often, more leave the cache.
 _QUERIES = 256
 _ZEN_5 = 26  # family of these CPUs
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @cache
@@ -62,13 +67,64 @@ def _make(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, int]:
 
 
 def _applies(x: Tensor) -> bool:
-    """Tell whether a plain forward pass on a CPU is wanted; training, tracing and autocast go the ordinary way."""
-    special = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
-    return x.device.type == "cpu" and not special
+    """Tell whether a plain forward pass on a CPU is wanted; what differentiates or watches goes the ordinary way."""
+    if type(x) is not Tensor or x.device.type != "cpu" or torch.is_grad_enabled():
+        return False
+    special = (
+        torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or torch.is_autocast_enabled("cpu")
+    )
+    return not special and not _transformed()
+
+
+def _transformed() -> bool:
+    """Tell whether operators mean something else now: in vmap, forward derivatives, or a mode that sees each one."""
+    functorch = torch._C._functorch.peek_interpreter_stack() is not None
+    dispatched = torch._C._len_torch_dispatch_stack() or torch.autograd.forward_ad._current_level >= 0
+    return functorch or bool(dispatched) or any(type(mode) not in _BLIND_MODES for mode in _function_modes())
+
+
+def _function_modes() -> list[object]:
+    return [torch._C._get_function_stack_at(place) for place in range(torch._C._len_torch_function_stack())]
+
+
+def _watched(layer: nn.Module) -> bool:
+    """Tell whether a call of a layer does more than its class's forward: hooks, or a forward put in its place."""
+    hooks = (getattr(layer, name) for name in _HOOKS)
+    everywhere = (getattr(nn.modules.module, f"_global{name}") for name in _HOOKS)
+    replaced = {"forward", "_compiled_call_impl"} & vars(layer).keys()
+    return bool(replaced) or any(hooks) or any(everywhere)
+
+
+def _is_plain_linear(layer: object) -> TypeGuard[nn.Linear]:
+    """Tell whether a layer is PyTorch's own with its own kind of weights, and nobody watches it."""
+    if type(layer) is not nn.Linear or _watched(layer):
+        return False
+    return {type(layer.weight), type(layer.bias)} <= {Tensor, nn.Parameter, type(None)}
+
+
+def _are_idle(layers: Iterable[nn.Module | None]) -> bool:
+    """Tell whether layers give back what they get and nobody watches them, so that they can be left out."""
+    return all(layer is None or (_gives_back(layer) and not _watched(layer)) for layer in layers)
+
+
+def _gives_back(layer: nn.Module) -> bool:
+    return type(layer) is nn.Identity or (type(layer) is nn.Dropout and not (layer.training and layer.p > 0))
+
+
+def _others(layer: nn.Module, *names: str) -> Iterable[nn.Module | None]:
+    """Return the parts of a layer but for some."""
+    return [part for name, part in layer._modules.items() if name not in names]
 
 
 def _by_onednn(x: Tensor) -> bool:
     return _applies(x) and x.numel() > 0 and product_route(x.dtype) == "onednn"
+
+
+def _multiply(layer: nn.Module, x: Tensor) -> Tensor:
+    """Run a linear layer by the machine's faster route; any other layer as it is."""
+    if _is_plain_linear(layer) and _by_onednn(x):
+        return onednn.linear(x, layer.weight, layer.bias)
+    return layer(x)  # type: ignore[no-any-return]
 
 
 def _attend(qkv: Tensor) -> Tensor:
@@ -92,19 +148,24 @@ def _attend(qkv: Tensor) -> Tensor:
     return out
 
 
-def _drops_out(layer: nn.Module) -> bool:
-    """Tell whether dropout would change what a layer gives; where none is set, training mode changes nothing."""
-    return layer.training and any(part.p > 0 for part in layer.modules() if isinstance(part, nn.Dropout))
+class _FasterProducts(TorchFunctionMode):
+    """Lets the linear layers of any network take the machine's faster route."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        """Run an operator; PyTorch calls this for each one."""
+        plain = func is F.linear and not kwargs and all(type(part) in (Tensor, nn.Parameter) for part in args)
+        return onednn.linear(*args) if plain and _by_onednn(args[0]) else func(*args, **(kwargs or {}))
 
 
-class CpuLinear(nn.Linear):
-    """A linear layer that takes the machine's faster route."""
+def faster_products(dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Return a context in which linear layers of a dtype take the faster route, where this machine has one.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(..., in)`` to ``(..., out)``."""
-        if _by_onednn(x):
-            return onednn.linear(x, self.weight, self.bias)
-        return super().forward(x)
+    For networks whose layers :func:`use_cpu_layers` does not know.
+    """
+    return _FasterProducts() if product_route(dtype) == "onednn" else nullcontext()
+
+
+_BLIND_MODES = (DeviceContext, _FasterProducts)  # the default device looks at no product
 
 
 class CpuAttention(Attention):
@@ -119,7 +180,7 @@ class CpuAttention(Attention):
             options = {"is_causal": True} if is_causal else {}  # older timm has no such option
             return super().forward(x, attn_mask, **options)
         b, n, c = x.shape
-        qkv = self.qkv(x).view(b, n, 3, self.num_heads, -1)
+        qkv = _multiply(self.qkv, x).view(b, n, 3, self.num_heads, -1)
         route = attention_route(qkv.dtype, c // self.num_heads) if qkv.numel() else "pytorch"
         if route == "native":
             out = native_attention.attend(qkv)
@@ -127,14 +188,13 @@ class CpuAttention(Attention):
             out = _attend(qkv)
         else:
             parts = qkv.permute(2, 0, 3, 1, 4).contiguous()  # (3, B, heads, N, D)
-            out = F.scaled_dot_product_attention(*parts.unbind(0)).transpose(1, 2)
-        return self.proj(out.reshape(b, n, c))  # type: ignore[no-any-return]
+            q, k, v = parts.unbind(0)
+            out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return _multiply(self.proj, out.reshape(b, n, c))
 
     def _is_plain(self) -> bool:
         """Tell whether there is nothing but two linear layers: no norms of queries and keys, no gate, no dropout."""
-        extras = (self.q_norm, self.k_norm, getattr(self, "norm", None), getattr(self, "gate", None))
-        bare = all(extra is None or isinstance(extra, nn.Identity) for extra in extras)
-        return bare and self.fused_attn and not _drops_out(self)
+        return self.fused_attn and _are_idle(_others(self, "qkv", "proj"))
 
 
 class CpuMlp(Mlp):
@@ -142,19 +202,22 @@ class CpuMlp(Mlp):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in)`` to ``(..., out)``."""
-        gelu = type(self.act) is nn.GELU and self.act.approximate == "none" and isinstance(self.norm, nn.Identity)
-        if not gelu or _drops_out(self) or not _by_onednn(x) or not isinstance(self.fc1, nn.Linear):
+        act, fc1 = self.act, self.fc1
+        gelu = type(act) is nn.GELU and act.approximate == "none" and not _watched(act)
+        plain = gelu and _is_plain_linear(fc1) and _are_idle(_others(self, "fc1", "act", "fc2"))
+        if not plain or not _by_onednn(x):
             return super().forward(x)  # type: ignore[no-any-return, no-untyped-call]
-        return self.fc2(onednn.linear(x, self.fc1.weight, self.fc1.bias, gelu=True))  # type: ignore[no-any-return]
+        return _multiply(self.fc2, onednn.linear(x, fc1.weight, fc1.bias, gelu=True))
 
 
-_CPU_LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: CpuLinear, Attention: CpuAttention, Mlp: CpuMlp}
+_CPU_LAYERS: dict[type[nn.Module], type[nn.Module]] = {Attention: CpuAttention, Mlp: CpuMlp}
 
 
 def use_cpu_layers(network: nn.Module) -> None:
-    """Let a network's linear layers, timm's self-attention and MLPs take the fast way; tensors and their names stay.
+    """Let timm's self-attention and MLPs in a network take the fast way; tensors and their names stay.
 
-    Only layers of exactly these classes change, so that nobody's own subclass loses its behaviour.
+    Only layers of exactly these classes change, and linear layers stay PyTorch's: what is put in their place or hooked
+    to them later is respected, by the ordinary way.
 
     Args:
         network: changed in place. Gradients, GPUs and ``torch.compile`` see the ordinary layers.

@@ -79,7 +79,7 @@ class PixelDecoder(nn.Module):
         dim = config.decoder_dim
         self.config = config
         self.embed = nn.Linear(config.embed_dim, dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.mask_token = nn.Parameter(self.embed.weight.new_zeros(1, 1, dim))
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.pred = nn.Linear(dim, config.patch_size**2 * 3)
@@ -141,7 +141,7 @@ class Decoder(PixelDecoder):
         )
         super().__init__(config, blocks)
         # Joint attention cannot tell the frames apart by position: a learned vector for past and future does.
-        self.frame_embed = nn.Parameter(torch.zeros(2, 1, dim)) if joint else None
+        self.frame_embed = nn.Parameter(self.embed.weight.new_zeros(2, 1, dim)) if joint else None
         self.register_buffer("table", sincos_position((grid, grid), dim, extent=grid), persistent=False)
         self.apply(initialise)
         nn.init.normal_(self.mask_token, std=0.02)

@@ -94,8 +94,9 @@ def _matching_sum(past: Tensor, future: Tensor, places: Tensor, side: int, tempe
     places = places.nan_to_num().clamp(0, side - 1)
     corner = places.floor().clamp(max=max(0, side - 2))
     share = places - corner  # (B, h*w, 2)
-    first = (corner[..., 1] * side + corner[..., 0]).long() + patches * torch.arange(batch, device=past.device)[:, None]
-    right = torch.zeros(len(logits), device=logits.device)
+    frames = torch.arange(batch, dtype=torch.int64, device=past.device)[:, None]
+    first = (corner[..., 1] * side + corner[..., 0]).long() + patches * frames
+    right = torch.zeros(len(logits), dtype=logits.dtype, device=logits.device)
     for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)) if side > 1 else ((0, 0),):
         weight = (share[..., 1] if dy else 1 - share[..., 1]) * (share[..., 0] if dx else 1 - share[..., 0])
         right = right + weight.reshape(-1) * logits.gather(1, (first + dy * side + dx).reshape(-1, 1))[:, 0]

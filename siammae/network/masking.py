@@ -31,7 +31,7 @@ def draw_noise(
         ValueError: both generator and noise are given, or the noise has another shape or holds no floats.
     """
     if noise is None:
-        return torch.rand(batch, 2, patches, generator=generator)
+        return torch.rand(batch, 2, patches, generator=generator, dtype=torch.float32, device="cpu")
     if generator is not None:
         raise ValueError("generator and noise are both given: the noise is drawn already. Leave one of them out.")
     if noise.shape != (batch, 2, patches) or not noise.is_floating_point():
@@ -80,7 +80,7 @@ def grid_kept(grid: tuple[int, int]) -> Tensor:
         Indices ``(kept,)`` int64 in ``[0, h*w)``, ascending, on the CPU.
     """
     h, w = grid
-    return torch.arange(h * w).reshape(h, w)[::2, ::2].flatten()
+    return torch.arange(h * w, dtype=torch.int64, device="cpu").reshape(h, w)[::2, ::2].flatten()
 
 
 def past_kept(noise: Tensor, past_mask: str, mask_ratio: float, grid: tuple[int, int]) -> Tensor | None:

@@ -17,6 +17,7 @@ from siammae.config import ModelConfig, PropagationConfig
 from siammae.errors import CheckpointError
 from siammae.features import extract_features, normalize
 from siammae.frames import PathLike, VideoSource
+from siammae.network.defaults import float32_on_cpu
 from siammae.network.pretraining_model import PretrainingModel
 from siammae.network.shapes import tensor_shapes
 from siammae.network.vit import sincos_position
@@ -36,6 +37,8 @@ class SiamMAE(PretrainingModel):
         config: the network's shape; None = ViT-S/16.
         propagation: recommended label propagation.
     """
+
+    takes_region = True  # of extract
 
     def __init__(self, config: ModelConfig | None = None, *, propagation: PropagationConfig | None = None) -> None:
         super().__init__(config or ModelConfig())
@@ -87,10 +90,10 @@ class SiamMAE(PretrainingModel):
             propagation = PropagationConfig.from_dict(recommended) if recommended else None
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{folder / hub.CONFIG_FILE}: {error}") from error
-        with torch.device("cpu"):  # whatever the default device and type are
+        with float32_on_cpu():
             # Names and shapes first: a config may ask for a network that fits no memory.
             tensors = hub.read_weights(folder, tensor_shapes(cls, config))
-            model = cls(config, propagation=propagation).float()
+            model = cls(config, propagation=propagation)
             load_strictly(model, tensors, source=str(folder / hub.WEIGHTS_FILE))
             model._check_position(str(folder))
         model.name = str(name)
@@ -119,6 +122,7 @@ class SiamMAE(PretrainingModel):
         batch_size: int = 8,
         whiten: bool = True,
         pixel_std: tuple[float, float, float] | None = None,
+        region: tuple[int, int, int, int] | None = None,
     ) -> Tensor:
         """Return dense features; nothing is ever masked.
 
@@ -131,6 +135,8 @@ class SiamMAE(PretrainingModel):
             batch_size: frames encoded at once.
             whiten: apply the checkpoint's whitening, where it has one, to the last layer's normed features.
             pixel_std: overrides the divisor of normalised pixels.
+            region: encode these patches only, ``(top, left, bottom, right)``, the last two not included: at their
+                places in the whole frame, but without seeing the rest of it. Features of all others are 0.
 
         Returns:
             ``(T, C, h, w)`` on the model's device, in its dtype; CLS is dropped.
@@ -143,7 +149,7 @@ class SiamMAE(PretrainingModel):
         whitening = self.whitening if whiten and last and norm else None
         return extract_features(
             frames,
-            lambda images: self._encode(images, layer, norm, pixel_std or self.config.pixel_std, whitening),
+            lambda images: self._encode(images, layer, norm, pixel_std or self.config.pixel_std, whitening, region),
             patch_size=self.patch_size,
             device=self.device,
             resize=resize,
@@ -151,16 +157,26 @@ class SiamMAE(PretrainingModel):
         )
 
     def _encode(
-        self, images: Tensor, layer: int, norm: bool, std: tuple[float, float, float], whitening: Whitening | None
+        self,
+        images: Tensor,
+        layer: int,
+        norm: bool,
+        std: tuple[float, float, float],
+        whitening: Whitening | None,
+        region: tuple[int, int, int, int] | None = None,
     ) -> Tensor:
+        h, w = (side // self.patch_size for side in images.shape[-2:])
         tokens = self.encoder.embed(normalize(images, self.config.pixel_mean, std, self.dtype))
         if self.frame_embed is not None:
             tokens = tokens + self.frame_embed[0]
-        features = self.encoder(tokens, layer=layer, norm=norm)[:, 1:]  # (B, h*w, C)
+        top, left, bottom, right = _check_region(region, (h, w))
+        if region is not None:
+            tokens = tokens.unflatten(1, (h, w))[:, top:bottom, left:right].flatten(1, 2)  # type: ignore[no-untyped-call]
+        features = self.encoder(tokens, layer=layer, norm=norm)[:, 1:]  # (B, n, C)
         if whitening is not None:
             features = whitening(features)
-        h, w = (side // self.patch_size for side in images.shape[-2:])
-        return features.transpose(1, 2).reshape(len(images), -1, h, w)  # type: ignore[no-any-return]
+        part = features.transpose(1, 2).reshape(len(images), -1, bottom - top, right - left)
+        return F.pad(part, (left, w - right, top, h - bottom))
 
     def fit_whitening(
         self, frames: VideoSource, *, resize: int | tuple[int, int] | None = None, epsilon: float = 0.01
@@ -230,3 +246,16 @@ class SiamMAE(PretrainingModel):
         """
         with tempfile.TemporaryDirectory() as temporary:
             return hub.upload(self.save_pretrained(temporary), repo_id, private=private, token=token)
+
+
+def _check_region(region: tuple[int, int, int, int] | None, grid: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return a region of a patch grid, the whole grid for None."""
+    if region is None:
+        return 0, 0, *grid
+    top, left, bottom, right = region
+    if not (0 <= top < bottom <= grid[0] and 0 <= left < right <= grid[1]):
+        raise ValueError(
+            f"region is {region}: it must be (top, left, bottom, right) in patches, inside the grid of {grid}, at "
+            "least one patch high and wide."
+        )
+    return region

@@ -56,10 +56,10 @@ class PretrainingModel(nn.Module):
         self.patch_size = config.patch_size
         self.encoder = Encoder(config)
         self.decoder = _decoder(config)
-        self.whitening = Whitening(config.embed_dim) if config.whitened else None
+        self.whitening = Whitening(config.embed_dim).to(self.device, self.dtype) if config.whitened else None
         # A jointly encoding network must know which frame a token is from; alone, a frame counts as the past one.
         joint = config.encoder == "joint"
-        self.frame_embed = nn.Parameter(torch.zeros(2, 1, config.embed_dim)) if joint else None
+        self.frame_embed = nn.Parameter(self.encoder.cls_token.new_zeros(2, 1, config.embed_dim)) if joint else None
         if self.frame_embed is not None:
             nn.init.normal_(self.frame_embed, std=0.02)
 

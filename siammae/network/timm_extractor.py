@@ -9,14 +9,16 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from siammae.checkpoints.hub import hub_errors
+from siammae.checkpoints.hub import loading_errors
 from siammae.config import PropagationConfig
-from siammae.errors import CheckpointError
+from siammae.errors import CheckpointError, one_line
 from siammae.features import extract_features, normalize
 from siammae.frames import VideoSource
-from siammae.network.cpu_layers import use_cpu_layers
+from siammae.network.cpu_layers import faster_products, use_cpu_layers
+from siammae.network.defaults import float32_on_cpu
 
 PREFIX = "timm/"
+_META_TAGS = (".lvd1689m", ".sat493m")  # of DINOv3's own weights
 
 
 class TimmExtractor:
@@ -29,8 +31,8 @@ class TimmExtractor:
         propagation: None; the rules are yours to choose.
 
     Args:
-        model: from ``timm.create_model``; ``dynamic_img_size=True`` there lets it take frames of any size. Its linear
-            and attention layers become those of :func:`siammae.network.cpu_layers.use_cpu_layers`.
+        model: from ``timm.create_model``; ``dynamic_img_size=True`` there lets it take frames of any size. Its
+            attention and MLPs become those of :func:`siammae.network.cpu_layers.use_cpu_layers`.
         device: where it goes; None = where it is.
         dtype: float32, bfloat16 or float16; None = as it is.
         layer: the block whose output is returned, as a Python index.
@@ -80,6 +82,10 @@ class TimmExtractor:
     ) -> Self:
         """Make a network by timm's name; timm downloads the weights once and keeps them.
 
+        DINOv3's rotary periods become those that its own files hold, rounded to bfloat16, where timm computes them anew
+        in float32; so features equal the source's. Its biases of queries and values are 0 in the public weights, and
+        timm's networks without ``_qkvb`` in their name have none.
+
         Args:
             name: e.g. ``"timm/vit_small_patch16_224.dino"``; the part ``timm/`` may be left out.
             pretrained: False = random weights.
@@ -96,16 +102,21 @@ class TimmExtractor:
         timm_name = _check_name(name.removeprefix(PREFIX), pretrained=pretrained)
         arguments = {"pretrained": pretrained, "num_classes": 0, **options}
         try:
-            try:
-                model = timm.create_model(timm_name, **{"dynamic_img_size": True, **arguments})
-            except TypeError:  # a network without that option: of fixed size, or not a ViT at all
-                model = timm.create_model(timm_name, **arguments)
-        except hub_errors() as error:
+            with float32_on_cpu():
+                try:
+                    model = timm.create_model(timm_name, **{"dynamic_img_size": True, **arguments})
+                except TypeError:  # a network without that option: of fixed size, or not a ViT at all
+                    model = timm.create_model(timm_name, **arguments)
+        except loading_errors() as error:
             raise CheckpointError(
-                f"the weights of {PREFIX}{timm_name} cannot be had ({type(error).__name__}: {error}). Check the "
-                "network, or copy timm's cache from a machine that has them."
+                f"the weights of {PREFIX}{timm_name} cannot be had ({type(error).__name__}: {one_line(error)}). Check "
+                "the network and its proxy, copy timm's cache from a machine that has them, or replace a damaged copy: "
+                f"hf download {PREFIX}{timm_name} --force-download."
             ) from error
-        return cls(model, device=device, dtype=dtype, layer=layer, norm=norm, name=PREFIX + timm_name)
+        extractor = cls(model, device=device, dtype=dtype, layer=layer, norm=norm, name=PREFIX + timm_name)
+        if "dinov3" in timm_name and timm_name.endswith(_META_TAGS):
+            _round_periods(extractor.model.rope)
+        return extractor
 
     @property
     def device(self) -> torch.device:
@@ -152,9 +163,10 @@ class TimmExtractor:
         def encode(images: Tensor) -> Tensor:
             self._check_size((images.shape[-2], images.shape[-1]))
             pixels = normalize(images, self.pixel_mean, std, self.dtype)
-            features: Tensor = self.model.forward_intermediates(
-                pixels, indices=[block], norm=final_norm, stop_early=True, intermediates_only=True
-            )[0]  # (B, C, h, w)
+            with faster_products(self.dtype):
+                features: Tensor = self.model.forward_intermediates(
+                    pixels, indices=[block], norm=final_norm, stop_early=True, intermediates_only=True
+                )[0]  # (B, C, h, w)
             return features
 
         return extract_features(
@@ -179,6 +191,14 @@ class TimmExtractor:
                 f"{self.name} takes frames of {tuple(own)} only, got {size}: make it with dynamic_img_size=True where "
                 f"timm knows that for it, or pass resize={tuple(own)}."
             )
+
+
+@torch.no_grad()
+def _round_periods(rope: Any) -> None:  # noqa: ANN401 -- timm's RotaryEmbeddingDinoV3
+    """Give rotary positions the periods that DINOv3's public files hold."""
+    rope.periods.copy_(rope.periods.bfloat16())
+    if rope.feat_shape is not None:  # of one size: computed once
+        rope.pos_embed_cached.copy_(rope.get_embed(shape=rope.feat_shape))
 
 
 def _color(values: Any) -> tuple[float, float, float]:  # noqa: ANN401 -- timm's record

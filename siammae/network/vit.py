@@ -34,7 +34,7 @@ def sincos_position(grid: tuple[int, int], dim: int, *, extent: int) -> Tensor:
     Source:
         MAE, util/pos_embed.py (which names the halves the other way round but fills them so).
     """
-    y, x = ((torch.arange(n, dtype=torch.float64) + 0.5) * extent / n - 0.5 for n in grid)
+    y, x = ((torch.arange(n, dtype=torch.float64, device="cpu") + 0.5) * extent / n - 0.5 for n in grid)
     return _sincos(x[None], y[None], dim)[0]
 
 
@@ -51,7 +51,7 @@ def placed_position(grid: tuple[int, int], dim: int, placing: Tensor) -> Tensor:
     """
     first, step = placing.double().unbind(-1)  # each (B, 2)
     x, y = (
-        first[:, axis, None] + step[:, axis, None] * torch.arange(n, device=placing.device)
+        first[:, axis, None] + step[:, axis, None] * torch.arange(n, dtype=torch.int64, device=placing.device)
         for axis, n in ((0, grid[1]), (1, grid[0]))
     )
     return _sincos(x, y, dim)
@@ -126,11 +126,12 @@ class Encoder(nn.Module):
         dim, grid = config.embed_dim, config.grid_size
         self.config = config
         self.patch_embed = PatchEmbed(None, config.patch_size, 3, dim, strict_img_size=False)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        zeros = self.patch_embed.proj.weight.new_zeros  # as the layers are: so says PyTorch's default
+        self.cls_token = nn.Parameter(zeros(1, 1, dim))
         registers = config.registers
-        self.reg_token = nn.Parameter(torch.zeros(1, registers, dim)) if registers else None
+        self.reg_token = nn.Parameter(zeros(1, registers, dim)) if registers else None
         rows = grid**2 if registers else 1 + grid**2  # as in timm: with registers CLS has no row of its own
-        self.pos_embed = nn.Parameter(torch.zeros(1, rows, dim), requires_grad=config.position == "learned")
+        self.pos_embed = nn.Parameter(zeros(1, rows, dim), requires_grad=config.position == "learned")
         scale = 1e-5 if config.layer_scale else None
         self.blocks = nn.Sequential(
             *(

@@ -21,8 +21,8 @@ class Whitening(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("matrix", torch.eye(dim))
+        self.register_buffer("mean", torch.zeros(dim, dtype=torch.float32, device="cpu"))
+        self.register_buffer("matrix", torch.eye(dim, dtype=torch.float32, device="cpu"))
 
     def fit(self, features: Tensor, *, epsilon: float) -> None:
         """Choose the map from samples: minus their mean, times the inverse square root of their covariance (ZCA).

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import torch
 
 from siammae.config import PretrainConfig
 from siammae.errors import CheckpointError, printable
 from siammae.frames import PathLike
+from siammae.outputs import whole
 
 logger = logging.getLogger(__name__)
 
@@ -68,17 +68,21 @@ def save_state(config: PretrainConfig, parts: Mapping[str, Any], step: int) -> P
     """
     folder = Path(config.output_dir)
     path = folder / STATES_FOLDER / f"step-{step:08d}.pt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        torch.save({"config": config.to_dict(), "step": step, **parts}, file)
-        file.flush()
-        os.fsync(file.fileno())  # the name must not be on the disk before the bytes
-    part.replace(path)
+    with whole(path) as part, part.open("wb") as file:
+        _save({"config": config.to_dict(), "step": step, **parts}, file)
     write_whole(folder / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
     for old in state_files(folder)[config.keep_states :]:
         old.unlink()
     return path
+
+
+def _save(state: Mapping[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:  # PyTorch's own, about a file that is shorter than what was written to it
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def load_state(folder: PathLike, config: PretrainConfig) -> dict[str, Any]:
@@ -111,6 +115,8 @@ def load_state(folder: PathLike, config: PretrainConfig) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:  # PyTorch reads on over flipped bits
+        if packed := [one.filename for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]:
+            raise ValueError(f"{packed[0]} is compressed, which no state of siammae's is")  # it may be of any size
         if damaged := archive.testzip():
             raise ValueError(f"{damaged} has a wrong checksum")
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -136,7 +142,7 @@ def claim_videos(output_dir: PathLike, videos: Sequence[Named], *, resume: PathL
     Raises:
         CheckpointError: they are others, so the samples to come would not be those of the run that began.
     """
-    names = "".join(f"{video.name}\n" for video in videos)
+    names = "".join(f"{printable(video.name)}\n" for video in videos)
     if resume is not None:
         known = Path(resume) / VIDEOS_FILE
         before = known.read_text(encoding="utf-8") if known.is_file() else None
@@ -158,10 +164,9 @@ def cut_log(folder: PathLike, step: int) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name first."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    """Write a text file that appears whole or not at all."""
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _logged_step(line: str) -> float:

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from siammae.config import PretrainConfig
 from siammae.distributed import Processes
+from siammae.network.defaults import float32_on_cpu
 from siammae.network.model import SiamMAE
 from siammae.network.pretraining_model import set_fused_attention, set_recompute
 from siammae.pretraining.schedule import parameter_groups
@@ -26,6 +27,7 @@ class Learner:
         network: what a training step calls, with the arguments of :meth:`SiamMAE.forward`.
         optimizer: AdamW.
         scaler: of the loss; does nothing but for float16.
+        changing: whether a step is half done, so that the weights belong to none.
 
     Args:
         config: everything that is learnt depends on; its precision is settled.
@@ -39,6 +41,7 @@ class Learner:
 
     def __init__(self, config: PretrainConfig, device: torch.device, processes: Processes, *, random: bool) -> None:
         self._config, self._processes = config, processes
+        self.changing = False
         self.model = _make_model(config, random=random).to(device).train()
         set_fused_attention(self.model, device.type != "cpu" or config.precision == "fp32")
         set_recompute(self.model, config.recompute)
@@ -131,7 +134,7 @@ class Learner:
 
 
 def _make_model(config: PretrainConfig, *, random: bool) -> SiamMAE:
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), float32_on_cpu():
         torch.manual_seed(config.seed)
         fresh = random or config.init is None
         model = SiamMAE(config.model) if fresh else SiamMAE.from_pretrained(config.init or "")
@@ -142,7 +145,7 @@ def _make_model(config: PretrainConfig, *, random: bool) -> SiamMAE:
 
 
 def _plain_copy(config: PretrainConfig, tensors: Mapping[str, Tensor], device: torch.device) -> SiamMAE:
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), float32_on_cpu():
         copy = SiamMAE(config.model)
     copy.load_state_dict(_whole(tensors))
     copy.name = config.output_dir

@@ -62,10 +62,12 @@ def train_step(
     learner.scaler.unscale_(learner.optimizer)
     if config.clip_grad is not None:
         nn.utils.clip_grad_norm_(learner.model.parameters(), config.clip_grad)
+    learner.changing = True  # and for ever, if an error leaves it half done
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
     learner.optimizer.zero_grad(set_to_none=True)
     learner.update_average(step)
+    learner.changing = False
     return {name: torch.stack([part[name] for part in losses]).mean() for name in losses[0]}
 
 
@@ -73,11 +75,12 @@ def _draw(config: PretrainConfig, step: int) -> tuple[Tensor, Tensor | None]:
     """Draw what decides about the masks of the whole batch, ``(batch_size, 2, patches)``, and where its crops lie."""
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence((config.seed, step)).generate_state(1)[0]))
     grid = config.crop_side // config.model.patch_size
-    noise = torch.rand(config.batch_size, 2, grid**2, generator=generator)
+    noise = torch.rand(config.batch_size, 2, grid**2, generator=generator, dtype=torch.float32, device="cpu")
     if config.position_step is None:
         return noise, None
     low, high = config.position_step
-    draws = torch.rand(2, config.batch_size, 2, 2, generator=generator, dtype=torch.float64)  # past and future, x and y
+    shape = (2, config.batch_size, 2, 2)  # past and future, x and y
+    draws = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
     steps = low * (high / low) ** draws[0]
     first = steps / 2 + draws[1] * (config.model.grid_size - steps * grid) - 0.5
     return noise, torch.stack([first, steps], dim=-1)  # (batch_size, 2, 2, 2)

@@ -6,13 +6,16 @@ import signal
 import threading
 from typing import Any
 
-# SIGTERM and SIGUSR1 are what Slurm sends before it takes a machine away; Windows has no SIGUSR1.
-_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+# SIGTERM and SIGUSR1 are what Slurm sends before it takes a machine away, SIGHUP a terminal that closes; Windows lacks
+# the last two.
+_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 STOP_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
 class StopRequest:
     """Turns the first stop signal into a wish to stop after the current step; a second one acts at once.
+
+    A signal that is ignored stays so: nohup and shells do that to those that a command is not to hear.
 
     Attributes:
         received: whether a signal has come.
@@ -23,7 +26,8 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
-                self._previous[number] = signal.signal(number, self._receive)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def _receive(self, number: int, frame: object) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -14,22 +17,38 @@ from tqdm import tqdm
 from siammae.config import PretrainConfig
 from siammae.distributed import Processes, join_processes
 from siammae.frames import PathLike
-from siammae.pretraining.checkpoint import claim_videos, cut_log, load_state, save_state, state_files
+from siammae.outputs import claim_folder, hold_folder
+from siammae.pretraining.checkpoint import (
+    CONFIG_FILE,
+    LOG_FILE,
+    STATES_FOLDER,
+    VIDEOS_FILE,
+    claim_videos,
+    cut_log,
+    load_state,
+    save_state,
+    state_files,
+)
 from siammae.pretraining.data.batches import clips_per_step, read_batches
-from siammae.pretraining.data.clips import Clip
+from siammae.pretraining.data.clips import Clip, said
 from siammae.pretraining.data.crops import Pairs
 from siammae.pretraining.data.pairs import VideoPairs
 from siammae.pretraining.data.skipped import SKIPPED_FILE, SkippedClips
 from siammae.pretraining.data.sources import find_clips
 from siammae.pretraining.learner import Learner
 from siammae.pretraining.loggers import open_loggers
-from siammae.pretraining.monitor import Monitor
+from siammae.pretraining.monitor import PICTURES_FOLDER, Monitor
 from siammae.pretraining.run_log import RunLog
 from siammae.pretraining.schedule import learning_rate, total_steps
 from siammae.pretraining.step import choose_precision, train_step
 from siammae.pretraining.stopping import StopRequest
 
+logger = logging.getLogger(__name__)
+
 MODEL_FOLDER = "model"
+_WRITTEN = (
+    CONFIG_FILE, LOG_FILE, SKIPPED_FILE, VIDEOS_FILE, STATES_FOLDER, PICTURES_FOLDER, MODEL_FOLDER, "model_ema"
+)  # fmt: skip
 _GO_ON, _STOP, _FAILED = range(3)  # what the processes tell each other before a step; the largest counts
 
 
@@ -44,7 +63,8 @@ def pretrain(
     """Train from video pairs.
 
     Same configuration, videos and machine give bit-identical weights on a CPU, also when a run is interrupted and
-    resumed: Ctrl-C, SIGTERM and SIGUSR1 save its state first, and a killed run goes on from its last saved state.
+    resumed: Ctrl-C, SIGTERM, SIGUSR1, SIGHUP and any error save its state first, and a killed run goes on from its last
+    saved state.
     Processes that torchrun started share every batch; with another number of them the weights are the same but for
     the rounding of sums, and but for what depends on the company of a pair: ``match_weight``, and dropout in the
     decoder ``"cropmae"``.
@@ -61,21 +81,23 @@ def pretrain(
         ``output_dir/model``, loadable by :meth:`siammae.SiamMAE.from_pretrained`.
 
     Raises:
-        ValueError: the output folder holds another run, or the configuration does not fit the videos, ``init`` or the
-            number of processes.
+        ValueError: the output folder holds another run or what siammae did not write, or the configuration does not fit
+            the videos, ``init`` or the number of processes.
+        BlockingIOError: another run is writing into the output folder; says which.
         FileNotFoundError: there are no videos at ``config.videos``.
         CheckpointError: ``resume`` has no state, or one of another configuration.
         FloatingPointError: the loss is no longer finite.
         KeyboardInterrupt: a signal stopped the run; its state is saved.
-        WorkerError: another of several processes failed.
+        WorkerError: another of several processes failed, or one that reads ahead.
         DatasetError: too many clips cannot be read, or ``config.probe`` is not in DAVIS's layout.
         ImportError: a reader or logger is not installed.
     """
     target = _pick_device(device)
-    with join_processes(cuda=target.type == "cuda") as processes:
+    with join_processes(cuda=target.type == "cuda") as processes, ExitStack() as held:
         clips = processes.together(lambda: find_clips(config.videos))
         resume = _resumed_folder(config, resume)
-        processes.together(lambda: _prepare_output(config, resume, clips, processes))
+        processes.together(lambda: _check_videos(config, clips, processes))
+        processes.together(lambda: held.enter_context(_hold_output(config, resume)) if processes.rank == 0 else None)
         config = choose_precision(config, target)
         learner = processes.together(lambda: Learner(config, target, processes, random=resume is not None))
         start = 0
@@ -103,37 +125,60 @@ def _train(
 ) -> Path:
     """Make the steps of one sitting and save what they lead to."""
     stream = processes.together(lambda: VideoPairs(clips, config))
-    done, error = steps.start, None
-    said: int = _GO_ON
     loggers = processes.together(lambda: [] if processes.rank else open_loggers(config))
     report = None if processes.rank else Path(config.output_dir) / SKIPPED_FILE
     skipped = SkippedClips(len(clips), config.max_skipped, report)
     bar = tqdm(total=total, initial=steps.start, desc="pretrain", disable=not progress)
     with ExitStack() as closing, StopRequest() as request, bar:
-        for logger in loggers:
-            closing.callback(logger.close)
+        for one in loggers:
+            closing.callback(one.close)
         run_log = RunLog(config, processes, bar, loggers)
         monitor = processes.together(lambda: Monitor(config, processes, stream, run_log, loggers))
-        batches = read_batches(stream, config, processes, steps, learner.device, run_log.waited)
-        for step in steps:
-            pairs, error = _next(batches, skipped)
-            said = processes.highest(_FAILED if pairs is None else _STOP if request.received else _GO_ON)
-            if said != _GO_ON or pairs is None:
-                break
-            rate = learning_rate(step, config, total)
-            run_log.add(step + 1, train_step(learner, pairs, config, step, rate, processes), rate)
-            done = step + 1
-            if done % config.checkpoint_every == 0 and done < steps.stop:
-                _save(config, learner, done, processes, run_log, skipped)
-            monitor.look(done, learner)
-        exported = _save(config, learner, done, processes, run_log, skipped)
-    if said == _FAILED:
+        batches = closing.enter_context(
+            contextlib.closing(read_batches(stream, config, processes, steps, learner.device, run_log.waited))
+        )
+
+        def save(step: int) -> Path:
+            return _save(config, learner, step, processes, run_log, skipped)
+
+        done, verdict, error = steps.start, _GO_ON, None
+        try:
+            for step in steps:
+                pairs, error = _next(batches, skipped)
+                verdict = processes.highest(_FAILED if pairs is None else _STOP if request.received else _GO_ON)
+                if verdict != _GO_ON or pairs is None:
+                    break
+                rate = learning_rate(step, config, total)
+                losses = train_step(learner, pairs, config, step, rate, processes)
+                done = step + 1
+                run_log.add(done, losses, rate)
+                if done % config.checkpoint_every == 0 and done < steps.stop:
+                    save(done)
+                monitor.look(done, learner)
+            exported = save(done)
+        except Exception as trouble:
+            if processes.count == 1 and not learner.changing:
+                _rescue(save, done, trouble)
+            raise
+    if verdict == _FAILED:
         processes.raise_all(error)
-    if said == _STOP:
+    if verdict == _STOP:
         raise KeyboardInterrupt(
             f"stopped at step {done} of {total}; the state is saved, resume={config.output_dir!r} goes on"
         )
     return exported
+
+
+def _rescue(save: Callable[[int], object], step: int, trouble: Exception) -> None:
+    """Save what was learnt before an error ends the run; a loss that is not finite is never saved."""
+    if isinstance(trouble, FloatingPointError):
+        return
+    try:
+        save(step)
+    except Exception as error:  # such as a disk that is full
+        logger.warning("the state of step %d cannot be saved (%s): resume from the one before", step, said(error))
+    else:
+        logger.warning("the state of step %d is saved: resume goes on", step)
 
 
 def _next(batches: Iterator[Pairs], skipped: SkippedClips) -> tuple[Pairs | None, Exception | None]:
@@ -189,21 +234,34 @@ def _resumed_folder(config: PretrainConfig, resume: PathLike | None) -> PathLike
     return config.output_dir if state_files(config.output_dir) else None
 
 
-def _prepare_output(
-    config: PretrainConfig, resume: PathLike | None, clips: Sequence[Clip], processes: Processes
-) -> None:
-    """Check that this run may write where it wants to, and make the folder."""
+def _check_videos(config: PretrainConfig, clips: Sequence[Clip], processes: Processes) -> None:
+    """Check that all processes see the same videos and share a batch equally."""
     clips_per_step(config, processes)
-    output = Path(config.output_dir)
-    goes_on = resume is not None and Path(resume).resolve() == output.resolve()
-    if not goes_on and state_files(output):
-        raise ValueError(
-            f"{output} holds a run already: pass resume={str(output)!r} to go on, or another output_dir (--resume, -o)."
-        )
     seen = processes.gather([clip.name for clip in clips])
     if any(names != seen[0] for names in seen):
         raise ValueError(
             f"the processes see other videos at {config.videos}: {[len(names) for names in seen]}. Wait until all "
             "machines see the same files."
         )
-    output.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _hold_output(config: PretrainConfig, resume: PathLike | None) -> Iterator[None]:
+    """Hold the folder against other runs, once it is sure that nothing in it is another's."""
+    output = Path(config.output_dir)
+    names = "|".join(re.escape(name) for name in _WRITTEN)
+    with claim_folder(output, names, inputs=[config.videos], overwrite=True) as results:
+        if resume is None or Path(resume).resolve() != output.resolve():
+            if state_files(output):
+                raise ValueError(
+                    f"{output} holds a run already: pass resume={str(output)!r} to go on, or another output_dir "
+                    "(--resume, -o)."
+                )
+            if others := [name for name in results.results() if not results.wrote(name)]:
+                raise ValueError(
+                    f"{output} holds {others[0]}, which siammae did not write: choose another output, or move it away."
+                )
+        for name in _WRITTEN:
+            results.path(name)
+        with hold_folder(output / STATES_FOLDER):
+            yield

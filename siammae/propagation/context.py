@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,9 +26,19 @@ from siammae.propagation.affinity import (
     match_frames,
     unit_length,
 )
+from siammae.propagation.focus import Focus, Region
 from siammae.propagation.labels import gather_labels
 
 Size = tuple[int, int]
+
+
+class _Propagates(Protocol):
+    _turn: Turn
+
+
+_P = TypeVar("_P", bound=_Propagates)
+_R = TypeVar("_R")
+_Arguments = ParamSpec("_Arguments")
 
 
 class ContextFrame(NamedTuple):
@@ -34,6 +47,15 @@ class ContextFrame(NamedTuple):
     features: FrameFeatures
     labels: Tensor  # (L, h, w)
     given: frozenset[int] | None  # objects or keypoints that were given with this frame; None = a plain frame
+
+
+class EncodedFrame(NamedTuple):
+    """A frame as propagation needs it."""
+
+    size: Size  # of the frame
+    features: FrameFeatures
+    image: NDArray[np.uint8]  # as the network took it, RGB (H, W, 3)
+    region: Region | None = None  # the patches that were encoded; None = all
 
 
 class ContextQueue:
@@ -81,12 +103,51 @@ class ContextQueue:
         self._pinned, self._recent = pinned, deque(recent, self._recent.maxlen)
 
 
+class Turn:
+    """Lets one thread at a time into a propagator; copies of it are free."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __reduce__(self) -> tuple[type[Turn], tuple[()]]:
+        return Turn, ()
+
+    def __enter__(self) -> None:
+        """Begin.
+
+        Raises:
+            RuntimeError: another thread is inside.
+        """
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError(
+                "this propagator is at work in another thread: it follows one stream, a frame after the other. Make a "
+                "propagator for each thread (they may share the extractor), or let the threads wait for each other."
+            )
+
+    def __exit__(self, *error: object) -> None:
+        """End."""
+        self._lock.release()
+
+
+def in_turn(method: Callable[Concatenate[_P, _Arguments], _R]) -> Callable[Concatenate[_P, _Arguments], _R]:
+    """Make a method of a propagator refuse a second thread while one is inside, in this or another of them."""
+
+    @functools.wraps(method)
+    def alone(self: _P, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _R:
+        with self._turn:
+            return method(self, *args, **kwargs)
+
+    return alone
+
+
 class Stream:
     """What both propagators do: frame to features, context to labels; nothing changes when a step fails."""
 
-    def __init__(self, extractor: FeatureExtractor, config: PropagationConfig, kernels: Kernels) -> None:
+    def __init__(
+        self, extractor: FeatureExtractor, config: PropagationConfig, kernels: Kernels, *, cells: int = 1
+    ) -> None:
         choose_kernels(kernels)  # a backend that cannot run is refused now, not at the second frame
-        self.extractor, self.config, self.kernels = extractor, config, kernels
+        self.extractor, self.config, self.kernels, self.cells = extractor, config, kernels, cells
         self.reset()
 
     def reset(self) -> None:
@@ -107,8 +168,8 @@ class Stream:
             )
         return rgb, size
 
-    def extract(self, rgb: NDArray[np.uint8]) -> tuple[FrameFeatures, Size]:
-        """Return a frame's features and the network's input size."""
+    def encode(self, rgb: NDArray[np.uint8], focus: Focus | None = None) -> EncodedFrame:
+        """Resize a frame as the rules say, and extract its features; those near the objects, with a focus."""
         config = self.config
         size = input_size(
             (rgb.shape[0], rgb.shape[1]),
@@ -119,13 +180,14 @@ class Stream:
             rounding=config.rounding,
             round_both=config.round_both,
         )
-        resized = resize_frame(rgb, size, interpolation=config.interpolation)[None]
+        resized = resize_frame(rgb, size, interpolation=config.interpolation)
         # Presets that fix the normalisation say so; any other extractor need not know the argument.
-        features = (
-            self.extractor.extract(resized)
-            if config.pixel_std is None
-            else self.extractor.extract(resized, pixel_std=config.pixel_std)
-        )[0]
+        options: dict[str, Any] = {} if config.pixel_std is None else {"pixel_std": config.pixel_std}
+        patch = self.extractor.patch_size
+        region = focus.look((size[0] // patch, size[1] // patch)) if focus else None
+        if region:
+            options["region"] = region
+        features = self.extractor.extract(resized[None], **options)[0]
         if not features.isfinite().all():
             raise ValueError(
                 f"the features of frame {self.frame_index} have NaN or infinite values: check the weights, "
@@ -135,7 +197,11 @@ class Stream:
         frame = FrameFeatures(unit_length(features))
         # Refused now, not at the second frame.
         backend_for(frame.tensor, kernels=self.kernels, **self._window(self.queue.pinned))
-        return frame, size
+        return EncodedFrame((rgb.shape[0], rgb.shape[1]), frame, resized, region)
+
+    def label_grid(self, features: FrameFeatures) -> Size:
+        """Return the grid of labels: that of the patches, each in ``cells`` x ``cells``."""
+        return features.grid[0] * self.cells, features.grid[1] * self.cells
 
     def propagate(self, features: FrameFeatures) -> Tensor:
         """Mix the context's labels for a new frame: ``(L, h, w)``."""
@@ -148,7 +214,11 @@ class Stream:
     def _mix(self, query: FrameFeatures, context: list[FrameFeatures], labels: Tensor, pinned: int) -> Tensor:
         temperature, window = self.config.temperature, self._window(pinned)
         matches = match_frames(query, context, temperature=temperature, kernels=self.kernels, **window)
-        return gather_labels(matches, labels)
+        if self.cells == 1:
+            return gather_labels(matches, labels)
+        # A patch's cells travel together: as so many labels more.
+        mixed = gather_labels(matches, F.pixel_unshuffle(labels, self.cells))  # (L*c*c, h, w)
+        return F.pixel_shuffle(mixed, self.cells)  # (L, h*c, w*c)
 
     def _window(self, pinned: int) -> Window:
         config = self.config

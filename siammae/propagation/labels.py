@@ -15,6 +15,7 @@ from torch import Tensor
 
 from siammae.config import PropagationConfig
 from siammae.propagation.affinity import TopK, mix_labels
+from siammae.propagation.refinement import refine_by_colour
 
 _VOID = 255
 
@@ -26,12 +27,14 @@ class FrameMasks:
     Attributes:
         frame_index: counted from 0 since the propagator's start or reset.
         object_ids: the followed objects, in the order of ``scores[1:]``.
-        scores: ``(1 + objects, h, w)`` float32 on the model's device; channel 0 is the background.
+        scores: ``(1 + objects, h * c, w * c)`` float32 on the model's device, ``c`` = ``config.label_cells``; channel 0
+            is the background.
         frame_size: ``(H, W)``.
         input_size: ``(H, W)`` of the network's input.
         config: the rules of rendering.
         given: the mask that came with this frame, ``(H, W)`` uint8, or None.
         given_ids: the objects that mask speaks for.
+        image: the frame as the network took it, RGB ``input_size + (3,)`` uint8, for refinement; None = no refinement.
     """
 
     frame_index: int
@@ -42,6 +45,7 @@ class FrameMasks:
     config: PropagationConfig
     given: NDArray[np.uint8] | None = field(default=None, repr=False)
     given_ids: tuple[int, ...] = ()
+    image: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     def label_map(self, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """Return uint8 object ids; 0 is background.
@@ -52,7 +56,7 @@ class FrameMasks:
         """
         config, size = self.config, size or self.frame_size
         upsampled = size if config.upsample_to == "frame" else self.input_size
-        channels = render_labels(self.scores, upsampled, min_max=config.min_max, upsampling=config.upsampling)
+        channels = render_labels(self._refined(), upsampled, min_max=config.min_max, upsampling=config.upsampling)
         labels = np.array([0, *self.object_ids], np.uint8)[resize_nearest(channels, size)]
         if self.given is None or config.first_output == "rendered":
             return labels
@@ -60,9 +64,37 @@ class FrameMasks:
         labels[np.isin(labels, self.given_ids)] = 0
         return np.where(np.isin(given, self.given_ids), given, labels)
 
+    def _refined(self) -> Tensor:
+        """Return the soft labels, refined where the rules say so: then at the input's size."""
+        if self.config.refine == "none" or self.image is None or len(self.scores) == 1:
+            return self.scores
+        soft = F.interpolate(self.scores[None], self.input_size, mode="bilinear", align_corners=False)[0]
+        image = torch.from_numpy(self.image).to(soft.device).permute(2, 0, 1)
+        config = self.config
+        return refine_by_colour(soft, image, radius=config.refine_radius, strength=config.refine_strength)
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """How sure the frame is of each object, ``(objects,)`` in [0, 1]: see :func:`confidence`; 1 for given ones."""
+        sure = np.array(confidence(self.scores), np.float32)
+        sure[np.isin(self.object_ids, self.given_ids)] = 1
+        return sure
+
     def masks(self) -> NDArray[np.bool_]:
         """Return one mask per object: ``(objects, H, W)`` bool, in the order of ``object_ids``."""
         return np.equal(self.label_map(), np.array(self.object_ids, np.uint8).reshape(-1, 1, 1))
+
+
+def confidence(scores: Tensor) -> list[float]:
+    """Return how sure soft labels ``(1 + objects, h, w)`` are of each object, in [0, 1].
+
+    It is the mean share of the object at its own patches, weighted by the share: 1 where its mask is sharp, less where
+    it has spread or competes with others; 0 where it is gone.
+    """
+    objects = scores[1:].double().flatten(1)
+    mass = objects.sum(dim=1)
+    squares = objects.square().sum(dim=1)
+    return [float(value) for value in torch.where(mass > 0, squares / mass.clamp_min(1e-12), 0).clamp(0, 1)]
 
 
 def gather_labels(topk: TopK, context_labels: Tensor) -> Tensor:
@@ -108,19 +140,20 @@ def encode_mask(
     Returns:
         ``(1 + len(object_ids), h, w)`` float32 in [0, 1].
     """
-    if rule == "nearest":
-        return _one_hot(resize_nearest(mask, grid), object_ids)
-    if rule == "bilinear":
-        one_hot = _one_hot(resize_nearest(mask, input_size), object_ids)
-        return F.interpolate(one_hot[None], grid, mode="bilinear", align_corners=False)[0]
-    # One channel at a time: full-size maps of all objects of a 4K frame would not fit.
-    source = torch.from_numpy(mask)
-    return torch.cat([F.adaptive_avg_pool2d((source == i)[None].float(), grid) for i in (0, *object_ids)])
-
-
-def _one_hot(mask: NDArray[np.uint8], object_ids: Sequence[int]) -> Tensor:
-    source = torch.from_numpy(mask)
-    return torch.stack([(source == i).float() for i in (0, *object_ids)])
+    if rule != "area":
+        mask = resize_nearest(mask, grid if rule == "nearest" else input_size)
+    source = torch.from_numpy(mask)[None, None]
+    # One full-size map at a time, each into its place: those of all objects of a 4K frame would not fit, and small
+    # results kept between large maps would leave holes of their size in the heap.
+    labels = torch.empty((1 + len(object_ids), *grid), dtype=torch.float32, device="cpu")
+    for channel, object_id in enumerate((0, *object_ids)):
+        one_hot = (source == object_id).float()
+        if rule == "area":
+            one_hot = F.adaptive_avg_pool2d(one_hot, grid)
+        elif rule == "bilinear":
+            one_hot = F.interpolate(one_hot, grid, mode="bilinear", align_corners=False)
+        labels[channel] = one_hot[0, 0]
+    return labels
 
 
 def resize_nearest(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -158,7 +191,7 @@ def render_labels(
         min_max is DINO's norm_mask, eval_video_segmentation.py.
     """
     corners = False if upsampling == "bilinear" else None
-    best = torch.full(size, -torch.inf, device=scores.device)
+    best = torch.full(size, -torch.inf, dtype=scores.dtype, device=scores.device)
     label = torch.zeros(size, dtype=torch.uint8, device=scores.device)
     for channel in range(len(scores)):  # one full-size map at a time bounds memory for many objects
         full = F.interpolate(scores[channel][None, None], size, mode=upsampling, align_corners=corners)[0, 0]
@@ -201,8 +234,8 @@ def encode_keypoints(
     if rule == "cell":
         return torch.stack([_cell_map(point * scale, grid, sigma) for point in np.asarray(points, np.float64)])
     place = torch.from_numpy((np.asarray(points, np.float64) + 0.5) * scale - 0.5)
-    dx = torch.arange(grid[1], dtype=torch.float64) - place[:, :1]  # (N, w)
-    dy = torch.arange(grid[0], dtype=torch.float64) - place[:, 1:]  # (N, h)
+    dx = torch.arange(grid[1], dtype=torch.float64, device="cpu") - place[:, :1]  # (N, w)
+    dy = torch.arange(grid[0], dtype=torch.float64, device="cpu") - place[:, 1:]  # (N, h)
     squared = dy.square()[:, :, None] + dx.square()[:, None, :]  # (N, h, w)
     # A softmax and not exp over its sum, which is 0 over 0 for a small sigma.
     return (-squared / (2 * sigma**2)).flatten(1).softmax(dim=1).reshape(squared.shape).float()
@@ -253,11 +286,12 @@ def decode_keypoints(
         return points.astype(np.float32), values[:, 0].clamp(0, 1).cpu().numpy()
     # A 3x3 sum finds the spot: one stray patch cannot win against a cluster.
     spot = F.avg_pool2d(maps[:, None], 3, stride=1, padding=1, divisor_override=1).flatten(1).argmax(dim=1)
-    dy = (torch.arange(h, device=maps.device) - (spot // w)[:, None]).abs() <= 2  # (N, h)
-    dx = (torch.arange(w, device=maps.device) - (spot % w)[:, None]).abs() <= 2  # (N, w)
+    rows, columns = (torch.arange(side, dtype=torch.int64, device=maps.device) for side in (h, w))
+    dy = (rows - (spot // w)[:, None]).abs() <= 2  # (N, h)
+    dx = (columns - (spot % w)[:, None]).abs() <= 2  # (N, w)
     near = maps * (dy[:, :, None] & dx[:, None, :])
     mass = near.sum(dim=(1, 2))
-    x = (near.sum(dim=1) * torch.arange(w, device=maps.device)).sum(dim=1) / mass.clamp_min(1e-12)
-    y = (near.sum(dim=2) * torch.arange(h, device=maps.device)).sum(dim=1) / mass.clamp_min(1e-12)
+    x = (near.sum(dim=1) * columns).sum(dim=1) / mass.clamp_min(1e-12)
+    y = (near.sum(dim=2) * rows).sum(dim=1) / mass.clamp_min(1e-12)
     points = (torch.stack([x, y], dim=1).cpu().numpy() + 0.5) * scale - 0.5
     return points.reshape(n, 2).astype(np.float32), mass.clamp(0, 1).cpu().numpy()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Concatenate, NamedTuple, ParamSpec, TypeVar, cast
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -17,31 +17,17 @@ from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
 from siammae.frames import FrameSource
 from siammae.propagation.affinity import FrameFeatures, Kernels
-from siammae.propagation.context import ContextFrame, Size, Stream, recommended_config
+from siammae.propagation.context import (
+    ContextFrame,
+    EncodedFrame,
+    Size,
+    Stream,
+    Turn,
+    in_turn,
+    recommended_config,
+)
+from siammae.propagation.focus import Focus, Region
 from siammae.propagation.labels import FrameMasks, decode_keypoints, encode_keypoints, encode_mask, unit_sum
-
-_S = TypeVar("_S", bound="_Propagator")
-_R = TypeVar("_R")
-_A = ParamSpec("_A")
-
-
-def _one_at_a_time(method: Callable[Concatenate[_S, _A], _R]) -> Callable[Concatenate[_S, _A], _R]:
-    """Refuse a call during that of another thread, whose frame would be mixed with its own."""
-
-    @wraps(method)
-    def alone(self: _S, *args: _A.args, **kwargs: _A.kwargs) -> _R:
-        try:
-            self._free.pop()
-        except IndexError:
-            raise RuntimeError(
-                f"this {type(self).__name__} is at work in another thread: it follows one video. Make one a thread."
-            ) from None
-        try:
-            return method(self, *args, **kwargs)
-        finally:
-            self._free.append(None)
-
-    return cast(Callable[Concatenate[_S, _A], _R], alone)
 
 
 class _Propagator:
@@ -50,14 +36,19 @@ class _Propagator:
     def __init__(
         self, extractor: FeatureExtractor, config: PropagationConfig | None = None, *, kernels: Kernels = "auto"
     ) -> None:
+        self._turn = Turn()
         self._stream = Stream(extractor, config or recommended_config(extractor), kernels)
-        self._free = [None]  # empty during a call; a list and no lock, so that propagators can be copied
+
+    def __copy__(self) -> Self:
+        """Return a propagator that goes on from here by itself, with the same extractor."""
+        return copy.deepcopy(self, {id(self._stream.extractor): self._stream.extractor})
 
     @property
     def config(self) -> PropagationConfig:
         """The rules in use."""
         return self._stream.config
 
+    @in_turn
     def reset(self) -> None:
         """Forget frames and labels; keep the model."""
         self._stream.reset()
@@ -79,6 +70,14 @@ class Propagator(_Propagator):
         self, extractor: FeatureExtractor, config: PropagationConfig | None = None, *, kernels: Kernels = "auto"
     ) -> None:
         super().__init__(extractor, config, kernels=kernels)
+        rules = self._stream.config
+        self._stream.cells = rules.label_cells
+        self._focus = None if rules.focus_margin is None else Focus(rules.focus_margin, rules.label_cells)
+        if self._focus and not getattr(extractor, "takes_region", False):
+            raise ValueError(
+                f"focus_margin is {rules.focus_margin}, but {type(extractor).__name__} cannot encode a part of a "
+                "frame: pass focus_margin=None."
+            )
         self._ids: tuple[int, ...] = ()
 
     @property
@@ -86,13 +85,15 @@ class Propagator(_Propagator):
         """Ids followed now, in the order in which they came."""
         return self._ids
 
-    @_one_at_a_time
+    @in_turn
     def reset(self) -> None:
         """Forget frames and objects; keep the model."""
         super().reset()
+        if self._focus:
+            self._focus.reset()
         self._ids = ()
 
-    @_one_at_a_time
+    @in_turn
     def step(
         self, frame: FrameSource, *, mask: MaskSource | None = None, object_ids: Sequence[int] | None = None
     ) -> FrameMasks:
@@ -112,31 +113,59 @@ class Propagator(_Propagator):
             The frame's masks.
 
         Raises:
-            RuntimeError: there was no mask yet, or another thread is in a call of this propagator.
+            RuntimeError: there was no mask yet, or another thread is at work in this propagator.
             ValueError: frame or mask are refused; nothing has changed then, and the frame may be given again.
         """
-        stream = self._stream
-        rgb, size = stream.open_frame(frame)
-        if mask is None and object_ids is not None:
+        rgb, size = self._stream.open_frame(frame)
+        given = self._accept(mask, object_ids, size)
+        return self._advance(self._stream.encode(rgb, None if mask is not None else self._focus), *given)
+
+    @in_turn
+    def encode(self, frame: FrameSource) -> EncodedFrame:
+        """Make a frame's features without a step: for :meth:`step_encoded`, here or in another propagator."""
+        return self._stream.encode(self._stream.open_frame(frame)[0])
+
+    @in_turn
+    def step_encoded(
+        self, frame: EncodedFrame, *, mask: MaskSource | None = None, object_ids: Sequence[int] | None = None
+    ) -> FrameMasks:
+        """Take the next frame as :meth:`step` does, its features made before."""
+        return self._advance(frame, *self._accept(mask, object_ids, frame.size))
+
+    def _accept(
+        self, mask: MaskSource | None, object_ids: Sequence[int] | None, size: Size
+    ) -> tuple[NDArray[np.uint8] | None, tuple[int, ...]]:
+        """Check what comes with a frame."""
+        if mask is not None:
+            return self._read(mask, object_ids, size)
+        if object_ids is not None:
             raise ValueError(f"object_ids are {tuple(object_ids)} but there is no mask for them to describe: pass one.")
-        given, given_ids = self._read(mask, object_ids, size) if mask is not None else (None, ())
-        if given is None and not len(stream.queue):
+        if not len(self._stream.queue):
             raise RuntimeError("no mask yet: give a mask on the first frame, step(frame, mask=...).")
-        features, in_size = stream.extract(rgb)
+        return None, ()
+
+    def _advance(self, frame: EncodedFrame, given: NDArray[np.uint8] | None, given_ids: tuple[int, ...]) -> FrameMasks:
+        stream, features = self._stream, frame.features
+        in_size = (frame.image.shape[0], frame.image.shape[1])
         scores = stream.propagate(features) if len(stream.queue) else None
+        if scores is not None and frame.region:
+            scores = _inside(scores, frame.region, stream.cells)
         if scores is not None and stream.config.normalize_labels:
             scores = unit_sum(scores)
         ids = (*self._ids, *(i for i in given_ids if i not in self._ids))
         if given is not None:
-            scores = self._correct(scores, given, given_ids, ids, features.grid, in_size)
+            scores = self._correct(scores, given, given_ids, ids, stream.label_grid(features), in_size)
             self._revise_past(features, scores, mask_ids(given), ids)
+        image = frame.image if stream.config.refine != "none" else None
         # From here on nothing is refused.
         self._ids = ids
+        if self._focus:
+            self._focus.learn(cast(Tensor, scores), given=given is not None)
         result = FrameMasks(
-            stream.frame_index, ids, cast(Tensor, scores), size, in_size, stream.config, given, tuple(given_ids)
+            stream.frame_index, ids, cast(Tensor, scores), frame.size, in_size, stream.config, given, given_ids, image
         )
         spoken_for = None if given is None else frozenset(given_ids)
-        stream.close_frame(size, ContextFrame(features, result.scores, spoken_for))
+        stream.close_frame(frame.size, ContextFrame(features, result.scores, spoken_for))
         return result
 
     def _read(
@@ -200,7 +229,7 @@ class Propagator(_Propagator):
 
         self._stream.queue.change(revised)
 
-    @_one_at_a_time
+    @in_turn
     def remove_object(self, object_id: int) -> None:
         """Stop following one object; its share of every remembered frame goes to the background.
 
@@ -219,6 +248,15 @@ class Propagator(_Propagator):
 
         self._stream.queue.change(without)
         self._ids = tuple(i for i in self._ids if i != object_id)
+
+
+def _inside(scores: Tensor, region: Region, cells: int) -> Tensor:
+    """Keep the labels of the patches that were encoded; all others are background."""
+    top, left, bottom, right = (side * cells for side in region)
+    kept = torch.zeros_like(scores)
+    kept[0] = 1
+    kept[:, top:bottom, left:right] = scores[:, top:bottom, left:right]
+    return kept
 
 
 def _to_background(labels: Tensor, objects: Sequence[int], ids: Sequence[int]) -> Tensor:
@@ -255,13 +293,13 @@ class KeypointPropagator(_Propagator):
         super().__init__(extractor, config, kernels=kernels)
         self._count = 0
 
-    @_one_at_a_time
+    @in_turn
     def reset(self) -> None:
         """Forget frames and keypoints; keep the model."""
         super().reset()
         self._count = 0
 
-    @_one_at_a_time
+    @in_turn
     def step(self, frame: FrameSource, *, keypoints: NDArray[np.floating] | None = None) -> FrameKeypoints:
         """Take the next frame.
 
@@ -274,7 +312,7 @@ class KeypointPropagator(_Propagator):
             Points ``(N, 2)`` and confidence ``(N,)``. Given points come back as they are, with confidence 1.
 
         Raises:
-            RuntimeError: there were no keypoints yet, or another thread is in a call of this propagator.
+            RuntimeError: there were no keypoints yet, or another thread is at work in this propagator.
             ValueError: frame or keypoints are refused; nothing has changed then.
         """
         stream = self._stream
@@ -285,7 +323,7 @@ class KeypointPropagator(_Propagator):
         given = None if keypoints is None else self._check(np.asarray(keypoints), size, first)
         if given is not None and np.isnan(given).all():
             given = None  # corrects nothing, so the frame is not kept for good
-        features, _ = stream.extract(rgb)
+        features = stream.encode(rgb).features
         maps = None if first else stream.propagate(features)
         if given is not None:
             maps = self._correct(maps, given, size, features.grid)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from siammae.annotations.masks import MaskSource, write_mask
+from siammae.annotations.masks import MaskSource, mask_name, write_mask
 from siammae.checkpoints.hub import DEFAULT_WEIGHTS
 from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
 from siammae.frames import PathLike, VideoSource, count_frames, read_frames
 from siammae.network.loading import load_extractor
+from siammae.outputs import claim_folder
 from siammae.propagation.affinity import Kernels
+from siammae.propagation.keyframes import follow_keyframes
 from siammae.propagation.labels import FrameMasks
-from siammae.propagation.propagator import FrameKeypoints, KeypointPropagator, Propagator
+from siammae.propagation.propagator import FrameKeypoints, KeypointPropagator
 
-_T = TypeVar("_T")
+_MASK_NAME = r"[0-9]{5,}\.png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +34,33 @@ class VideoMasks:
     Attributes:
         labels: ``(T, H, W)`` uint8 object ids; 0 is background.
         object_ids: the followed objects.
+        confidence: ``(T, objects)`` float32 in [0, 1], how sure each frame is of each object; NaN before it was known.
     """
 
     labels: NDArray[np.uint8]
     object_ids: tuple[int, ...]
+    confidence: NDArray[np.float32]
 
-    def save(self, folder: PathLike) -> Path:
-        """Write ``00000.png`` and so on as palette PNGs that the DAVIS tools read; returns the folder."""
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        for index, labels in enumerate(self.labels):
-            write_mask(target / f"{index:05d}.png", labels)
-        return target
+    def save(self, folder: PathLike, *, overwrite: bool = False) -> Path:
+        """Write ``00000.png`` and so on as palette PNGs that the DAVIS tools read.
+
+        Args:
+            folder: made where it is missing.
+            overwrite: replace all masks that siammae wrote there: those of a longer video would stay behind.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: it holds masks, and ``overwrite`` is False or siammae did not write them; or it is a file.
+            BlockingIOError: another run is writing there.
+            OSError: it cannot be written.
+        """
+        with claim_folder(folder, "(?!)", numbered=_MASK_NAME, overwrite=overwrite) as results:
+            results.clear()
+            for index, labels in enumerate(self.labels):
+                write_mask(results.path(mask_name(index, len(self.labels))), labels)
+        return Path(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,59 +78,76 @@ class VideoKeypoints:
 
 def follow_masks(
     video: VideoSource,
-    first_mask: MaskSource,
+    masks: MaskSource | Mapping[int, MaskSource],
     *,
+    object_ids: Sequence[int] | None = None,
     model: FeatureExtractor | PathLike = DEFAULT_WEIGHTS,
     config: PropagationConfig | None = None,
     kernels: Kernels = "auto",
     progress: bool = False,
 ) -> Iterator[FrameMasks]:
-    """Follow the objects of the first frame, yielding each frame's masks as soon as they are there.
+    """Follow the objects of one or several annotated frames, yielding each frame's masks as soon as they are there.
 
-    Arguments and errors are those of :func:`propagate_masks`; memory does not grow with the video.
+    Arguments and errors are those of :func:`propagate_masks`; memory does not grow with the video. What lies between
+    two annotated frames comes once the second one was reached, and waits on disk until then.
 
     Yields:
-        One :class:`FrameMasks` a frame, the first frame included.
+        One :class:`FrameMasks` a frame, the annotated ones included.
     """
-    propagator = Propagator(load_extractor(model), config, kernels=kernels)
-    yield from _follow(video, lambda frame, first: propagator.step(frame, mask=first_mask if first else None), progress)
+    given = masks if isinstance(masks, Mapping) else {0: masks}
+    frames = _shown(video, progress, [mask for mask in given.values() if isinstance(mask, str | os.PathLike)])
+    yield from follow_keyframes(frames, given, load_extractor(model), config, object_ids=object_ids, kernels=kernels)
 
 
 def propagate_masks(
     video: VideoSource,
-    first_mask: MaskSource,
+    masks: MaskSource | Mapping[int, MaskSource],
     *,
+    object_ids: Sequence[int] | None = None,
     model: FeatureExtractor | PathLike = DEFAULT_WEIGHTS,
     config: PropagationConfig | None = None,
     kernels: Kernels = "auto",
     progress: bool = False,
 ) -> VideoMasks:
-    """Follow the objects of the first frame through a video. Part labels are masks too.
+    """Follow the objects of one or several annotated frames through a video. Part labels are masks too.
+
+    Frames before the first annotated one are followed backwards; those between two are followed from both, and each
+    object is taken from where it is nearer and surer.
 
     Args:
         video: a path, folder of images, array, tensor or iterable of RGB frames; see :func:`read_frames`.
-        first_mask: of the first frame, of its size; see :func:`read_mask`.
+        masks: of the first frame, or frame number to mask, ``{0: first, 40: later}``; of the frames' size; see
+            :func:`read_mask`. A mask speaks for the ids it holds; others are followed on. A file in the video's folder
+            is no frame.
+        object_ids: the ids that every mask speaks for: those it does not hold are not in its frame.
         model: a checkpoint's name, or any extractor.
         config: the rules; None = what the model recommends, else the defaults.
         kernels: backend of the affinity; see :func:`available_kernels`.
         progress: show a bar.
 
     Returns:
-        Masks of every frame at the video's size. Use :func:`follow_masks` for videos too long to hold.
+        Masks of every frame at the video's size, and how sure they are. Use :func:`follow_masks` for videos too long
+        to hold.
 
     Raises:
-        ValueError: video, mask or options are refused.
+        ValueError: video, masks or options are refused.
         VideoReadError: the video cannot be decoded.
         FileNotFoundError: a path does not exist.
         KernelUnavailableError: the backend asked for cannot run here.
     """
-    results = follow_masks(video, first_mask, model=model, config=config, kernels=kernels, progress=progress)
+    results = follow_masks(
+        video, masks, object_ids=object_ids, model=model, config=config, kernels=kernels, progress=progress
+    )
     labels: list[NDArray[np.uint8]] = []
+    sure: list[dict[int, float]] = []
     ids: tuple[int, ...] = ()
     for result in results:
         labels.append(result.label_map())
+        sure.append(dict(zip(result.object_ids, result.confidence.tolist(), strict=True)))
         ids = result.object_ids
-    return VideoMasks(np.stack(labels), ids)
+    # An object that came later was not known in the frames before: nothing is sure of it there.
+    confidence = np.array([[frame.get(i, np.nan) for i in ids] for frame in sure], np.float32)
+    return VideoMasks(np.stack(labels), ids, confidence)
 
 
 def follow_keypoints(
@@ -133,10 +168,8 @@ def follow_keypoints(
     """
     propagator = KeypointPropagator(load_extractor(model), config, kernels=kernels)
 
-    def step(frame: NDArray[np.uint8], first: bool) -> FrameKeypoints:
-        return propagator.step(frame, keypoints=first_keypoints if first else None)
-
-    yield from _follow(video, step, progress)
+    for index, frame in enumerate(_shown(video, progress)):
+        yield propagator.step(frame, keypoints=first_keypoints if index == 0 else None)
 
 
 def propagate_keypoints(
@@ -172,8 +205,8 @@ def propagate_keypoints(
     return VideoKeypoints(np.stack(points), np.stack(confidence))
 
 
-def _follow(video: VideoSource, step: Callable[[NDArray[np.uint8], bool], _T], progress: bool) -> Iterator[_T]:
-    """Step through a video under a bar; ``step`` is told which frame is the first."""
-    count = count_frames(video) if progress else None
-    for index, frame in enumerate(tqdm(read_frames(video), total=count, unit="frame", disable=not progress)):
-        yield step(frame, index == 0)
+def _shown(video: VideoSource, progress: bool, leave_out: Collection[PathLike] = ()) -> Iterable[NDArray[np.uint8]]:
+    """Read a video under a bar; files of its folder that are masks are no frames."""
+    count = count_frames(video, leave_out=leave_out) if progress else None
+    frames = read_frames(video, leave_out=leave_out)
+    return cast(Iterable[NDArray[np.uint8]], tqdm(frames, total=count, unit="frame", disable=not progress))

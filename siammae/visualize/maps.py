@@ -64,7 +64,8 @@ def match_patch(
     if not (isinstance(model, SiamMAE) and has_cross_attention(model)):
         return PointMatches(patch, frame, affinity, None)
     frames = torch.from_numpy(clip).permute(0, 3, 1, 2)  # (T, 3, H, W)
-    wanted, future, parts = torch.tensor([row * w + column]), frames[frame : frame + 1], []
+    wanted = torch.tensor([row * w + column], dtype=torch.int64, device="cpu")
+    future, parts = frames[frame : frame + 1], []
     for past in torch.split(frames, 1):
         generator = torch.Generator().manual_seed(seed)  # the same patches are hidden for each
         pair = cross_attention(model, past, future, mask_ratio=mask_ratio, generator=generator, rows=wanted)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw
 
-from siammae.annotations.masks import VOID, davis_palette
+from siammae.annotations.mask_images import davis_colours
+from siammae.annotations.masks import VOID
 from siammae.visualize.pixels import check, check_frame, text_font, to_uint8
 
 _Floats = NDArray[np.floating]
@@ -28,7 +29,7 @@ def label_color(object_id: int) -> tuple[int, int, int]:
         ValueError: the id is out of range.
     """
     check(0 <= object_id <= 255, f"object_id is {object_id}: it must be from 0 to 255, as in a label map.")
-    red, green, blue = davis_palette()[3 * object_id : 3 * object_id + 3]
+    red, green, blue = davis_colours()[object_id].tolist()
     return red, green, blue
 
 
@@ -105,7 +106,7 @@ def overlay_keypoints(
 
 
 def _palette() -> NDArray[np.float32]:
-    return np.frombuffer(davis_palette(), dtype=np.uint8).reshape(256, 3).astype(np.float32)
+    return davis_colours().astype(np.float32)
 
 
 def _label_colors(labels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -155,3 +155,15 @@ def test_from_pretrained_under_other_defaults_gives_the_same_weights(checkpoint,
         "assert all(torch.equal(one, two) for one, two in zip(a.state_dict().values(), b.state_dict().values()))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_save_tensors_onto_a_full_disk_is_an_os_error_that_names_the_file(tmp_path):
+    file = tmp_path / "m.safetensors"
+    code = (
+        "import resource, torch\nfrom pathlib import Path\nfrom siammae.checkpoints.tensors import save_tensors\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        f"try: save_tensors({{'a': torch.zeros(9999)}}, Path({str(file)!r}), {{}})\n"
+        "except OSError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == f"[Errno 27] File too large: '{file}'\n"

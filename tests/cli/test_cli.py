@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -351,6 +353,24 @@ def test_help_of_every_command_is_printed(command, capsys):
 def test_field_help_explains_every_field(settings):
     assert list(field_help(settings)) == list(settings.__dataclass_fields__)
     assert all(len(text) > 8 for text in field_help(settings).values())
+
+
+def test_help_is_the_same_without_docstrings():
+    code = "from siammae.cli import main; main()"
+    texts = [
+        subprocess.run(
+            [sys.executable, *flag, "-c", code, "pretrain", "--help"], capture_output=True, text=True, check=True
+        )
+        for flag in ([], ["-OO"])
+    ]
+    assert texts[0].stdout == texts[1].stdout
+    assert "batch_size" in texts[0].stdout or "--batch" in texts[0].stdout
+
+
+def test_field_help_without_docstrings_and_sources_is_empty(monkeypatch):
+    made = dataclasses.make_dataclass("Made", ["field"])
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(optimize=2))
+    assert field_help(made) == {}
 
 
 def test_pick_device_when_auto_finds_one():

@@ -60,8 +60,8 @@ CASES = {
     "shard": Case(["{in}/clip.avi", "-o", "{out}", "--quiet"], "shards", None, None),
     "convert": Case(["{in}/model/model.safetensors", "-o", "{out}"], "c", "README.md", "model", runs=False),
 }  # fmt: skip
-WRITE_NOTHING = {"models", "info"}
-ELSEWHERE = {"pretrain"}  # its runs go on, and have their tests in tests/pretraining
+WRITE_NOTHING = {"models", "info", "formats"}
+ELSEWHERE = {"pretrain", "relabel"}  # have their tests in tests/pretraining and beside this file
 WITHOUT_MODEL = {"shard", "convert"}
 RUN = [name for name, case in CASES.items() if case.runs]
 

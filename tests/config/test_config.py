@@ -109,7 +109,7 @@ REFUSED = [
     ("pretrain", {"past_mask": "block"}, "past_mask is 'block': it must be one of 'none', 'symmetric', 'grid'"),
     ("pretrain", {"predict": "now"}, "predict is 'now': it must be one of 'future', 'past'"),
     ("pretrain", {"parallel": "dp"}, "parallel is 'dp': it must be one of 'ddp', 'fsdp'"),
-    ("pretrain", {"reader": "decord"}, "reader is 'decord': it must be one of 'opencv', 'pyav', 'torchcodec'"),
+    ("pretrain", {"reader": "decord"}, "reader is 'decord': it must be one of 'auto', 'opencv', 'pyav', 'torchcodec'"),
     ("pretrain", {"loggers": ("print",)}, "loggers is 'print': it must be one of 'tensorboard', 'wandb', 'trackio'"),
     ("pretrain", {"probe_year": 2018}, "probe_year is 2018: it must be one of 2016, 2017"),
     ("pretrain", {"accumulate": 0}, "accumulate is 0: it must be at least 1"),
@@ -318,8 +318,16 @@ DINOV3_RULES = {
 )
 def test_preset_equals_the_published_protocol(name, dataset, rules):
     got = PropagationConfig.preset(name, dataset=dataset).to_dict()
+    rules = {
+        **rules,
+        "label_cells": 1,
+        "refine": "none",
+        "focus_margin": None,
+    }  # no public code has finer masks than its patches
     assert {field: got[field] for field in rules} == rules
-    assert set(got) - set(rules) <= {"keypoint_rule", "keypoint_sigma", "keypoint_top_k"}
+    assert set(got) - set(rules) <= {
+        *("keypoint_rule", "keypoint_sigma", "keypoint_top_k", "refine_radius", "refine_strength")
+    }
 
 
 @pytest.mark.parametrize(("name", "dataset"), [("mae", "davis"), ("dino", "jhmdb")])

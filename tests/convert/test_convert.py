@@ -240,11 +240,43 @@ def test_convert_command_with_a_bad_file_says_so_in_one_line(tmp_path, capsys):
     assert "siammae convert: error: no file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["family", "file", "folder"])
+@pytest.mark.parametrize("name", ["family", "file", "folder", "overwrite"])
 def test_convert_command_with_an_argument_among_the_fields_says_which_option_it_is(name, tmp_path, capsys):
     assert main(["convert", str(tmp_path / "m.pth"), "-o", str(tmp_path / "ours"), "--set", f"{name}=mae"]) == 1
     error = capsys.readouterr().err
     assert f"siammae convert: error: --set {name}: it is no field of ModelConfig. Say whose checkpoint" in error
+
+
+def test_convert_replaces_nothing_that_is_there_unless_asked(tmp_path, capsys):
+    torch.save(foreign_tensors("timm_vit_small_patch16", depth=1), tmp_path / "m.pth")
+    out = tmp_path / "project"
+    out.mkdir()
+    (out / "README.md").write_text("mine")
+    (out / "notes.txt").write_text("mine too")
+    argv = ["convert", str(tmp_path / "m.pth"), "-o", str(out)]
+    assert main(argv) == 1
+    assert "holds README.md already: choose another output, or pass --overwrite" in capsys.readouterr().err
+    assert sorted(file.name for file in out.iterdir()) == ["README.md", "notes.txt"]
+    assert (out / "README.md").read_text() == "mine"
+    assert main([*argv, "--overwrite"]) == 0
+    names = ["README.md", "config.json", "model.safetensors", "notes.txt"]
+    assert sorted(file.name for file in out.iterdir()) == names
+    assert "Converted checkpoint" in (out / "README.md").read_text()
+    with pytest.raises(ValueError, match=r"holds README\.md already"):
+        convert_checkpoint(tmp_path / "m.pth", out)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_convert_never_replaces_its_source(overwrite, tmp_path):
+    source = tmp_path / "model.safetensors"
+    save_file(foreign_tensors("timm_vit_small_patch16", depth=1), source)
+    before = source.read_bytes()
+    with pytest.raises(ValueError, match=r"model\.safetensors is an input, and inputs are never overwritten"):
+        convert_checkpoint(source, tmp_path, overwrite=overwrite)
+    with pytest.raises(ValueError, match="is a file: it must be a folder"):
+        convert_checkpoint(source, source, overwrite=overwrite)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+    assert source.read_bytes() == before
 
 
 def test_forward_of_features_only_checkpoint_is_refused_but_masks_can_be_followed(tmp_path):

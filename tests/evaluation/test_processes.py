@@ -161,6 +161,16 @@ def test_workers_when_interrupted_end_and_clean_up(long_run):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals differ")
+@pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
+def test_workers_when_all_are_told_to_end_clean_up(long_run, number):
+    process, out = long_run
+    os.killpg(process.pid, number)  # as a scheduler does, or a terminal that closes
+    process.communicate(timeout=240)
+    assert process.returncode in (-number, 128 + number)
+    assert {path.name for path in out.iterdir()} <= {"config.json", "a", "b"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals differ")
 @pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)])
 def test_workers_when_the_parent_is_killed_end_and_clean_up(long_run, number):
     process, out = long_run

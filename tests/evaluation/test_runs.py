@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,21 @@ def test_choose_when_the_split_is_long_shows_its_beginning():
         choose(listed, ["clip1", "a"], kind="clips", split="val")
     with pytest.raises(ValueError, match="clips is empty: name at least one, or pass None"):
         choose(listed, [], kind="clips", split="val")
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil", "a/../../evil", "/evil", "..", ".", "", "a/", "a//b", "./a", "..\\evil", "a\0b"]
+)
+def test_choose_when_a_name_leads_out_of_its_folder_refuses(name):
+    message = re.escape(f"val lists {name!r}: a name becomes a path, so it must be one that stays inside a folder")
+    for wanted in (None, ["good"]):
+        with pytest.raises(DatasetError, match=message):
+            choose(["good", name], wanted, kind="videos", split="val")
+
+
+def test_choose_takes_names_with_a_folder_points_and_spaces():
+    listed = ["brush_hair/April_09_u_nm_np1_ba_goo_0", "a..b", "...", "a b"]
+    assert choose(listed, None, kind="videos", split="val") == listed
 
 
 def test_tree_finds_images_in_order_and_draws_itself_where_there_are_none(tmp_path):

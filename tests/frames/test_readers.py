@@ -150,22 +150,17 @@ def test_reader_of_a_video_that_breaks_off_gives_the_frames_before(tmp_path, bac
     reader.close()
 
 
-def test_pyav_and_opencv_call_the_same_damage_damage(tmp_path):
+def test_pyav_ends_at_a_hole_for_the_numbers_after_it_would_be_wrong(tmp_path):
     path = encode(tmp_path / "damaged.mp4", numbered(60), options={"g": "60"})
     data = bytearray(path.read_bytes())
     start = data.index(b"mdat") + 4
     end = start + len(data) * 7 // 10
     data[start + len(data) // 4 : end] = bytes(end - start - len(data) // 4)
     path.write_bytes(data)
-    results = []
-    for backend in ("opencv", "pyav"):
-        reader = open_reader(path, backend)
-        try:
-            results.append(len(list(reader.frames([0, 59]))))
-        except (VideoReadError, VideoEndError) as error:
-            results.append(type(error))
-        reader.close()
-    assert results[0] == results[1]
+    reader = open_reader(path, "pyav")
+    with pytest.raises(VideoReadError, match=r"breaks off at frame \d+ of 60: .* damaged, \d+ packets do not decode"):
+        list(reader.frames(range(60)))
+    reader.close()
 
 
 def test_reader_of_an_image_is_a_video_of_one_frame(tmp_path):
@@ -183,7 +178,7 @@ def test_open_reader_of_nothing_or_by_nobody_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*gone\.mp4: it must be a video or an image"):
         open_reader(tmp_path / "gone.mp4")
     path = write_video(tmp_path / "a.avi", numbered(2))
-    with pytest.raises(ValueError, match="reader is 'vlc': it must be 'opencv', 'pyav' or 'torchcodec'"):
+    with pytest.raises(ValueError, match="reader is 'vlc': it must be 'auto', 'opencv', 'pyav' or 'torchcodec'"):
         open_reader(path, "vlc")
 
 

@@ -1,9 +1,13 @@
 """Networks of timm as feature extractors, against timm itself; random weights, since nothing is downloaded here."""
 
+import pickle
+
 import numpy as np
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 
 import siammae
 from siammae.checkpoints.hub import find_checkpoint
@@ -178,14 +182,27 @@ def test_unknown_weights_of_a_timm_network_list_the_known(monkeypatch):
         TimmExtractor.from_pretrained("timm/vit_small_patch16_224")
 
 
-def test_download_that_fails_is_a_checkpoint_error(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("no route to host"),
+        ImportError("SOCKS proxy, but no socksio"),
+        HfHubHTTPError.__bases__[0]("no connection"),
+        SafetensorError("header too large"),
+        pickle.UnpicklingError("cut"),
+        EOFError("cut"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_download_that_fails_or_is_damaged_is_a_checkpoint_error(error, monkeypatch):
     def offline(*_, **__):
-        raise OSError("no route to host")
+        raise error
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(
-        CheckpointError, match=r"weights of timm/vit_small_patch16_224\.dino cannot be had \(OSError: no ro"
-    ):
+    match = (
+        rf"weights of timm/vit_small_patch16_224\.dino cannot be had \({type(error).__name__}: {error}.*force-download"
+    )
+    with pytest.raises(CheckpointError, match=match):
         TimmExtractor.from_pretrained(f"timm/{DINO}")
 
 

@@ -52,7 +52,7 @@ def interrupt_after(monkeypatch, steps, act):
 
 
 def test_pretrain_leaves_state_settings_log_and_a_model_that_loads(whole, clips):
-    files = ["log.jsonl", "model", "pretrain.json", "states", "videos.txt"]
+    files = [".siammae", "log.jsonl", "model", "pretrain.json", "states", "videos.txt"]
     assert sorted(file.name for file in whole.iterdir()) == files
     model = SiamMAE.from_pretrained(whole / "model")
     assert model.config == tiny_config()
@@ -215,7 +215,7 @@ def test_pretrain_keeps_its_readers_when_the_terminal_interrupts_them(whole, cli
     assert same_weights(pretrain(run_config(clips, tmp_path, workers=1), device="cpu"), whole / "model")
 
 
-class PowerCutError(Exception):
+class PowerCut(BaseException):
     pass
 
 
@@ -224,12 +224,12 @@ def test_pretrain_killed_goes_on_from_the_last_checkpoint_without_a_log_line_twi
     whole, clips, tmp_path, monkeypatch, every
 ):
     def cut():
-        raise PowerCutError
+        raise PowerCut
 
     config = run_config(clips, tmp_path, checkpoint_every=every)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 7, cut)
-        with pytest.raises(PowerCutError):
+        with pytest.raises(PowerCut):
             pretrain(config, device="cpu")
     assert saved_step(tmp_path) == 6 // every * every
     with (tmp_path / "log.jsonl").open("a") as log:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from siammae.annotations.masks import read_mask
+from siammae.annotations.masks import read_mask, write_mask
 from siammae.config import PropagationConfig
 from siammae.errors import KernelUnavailableError, VideoReadError
 from siammae.features import PixelExtractor
@@ -161,9 +161,10 @@ def test_propagation_with_progress_shows_a_bar_on_stderr_only_when_asked(video, 
 
 def test_video_masks_save_writes_pngs_that_read_back_equal(tmp_path):
     labels = np.random.default_rng(0).integers(0, 255, (3, *SIZE), dtype=np.uint8)
-    folder = VideoMasks(labels, (1, 2)).save(tmp_path / "new" / "masks")
+    sure = np.ones((3, 2), np.float32)
+    folder = VideoMasks(labels, (1, 2), sure).save(tmp_path / "new" / "masks")
     assert folder == tmp_path / "new" / "masks"
-    assert sorted(path.name for path in folder.iterdir()) == ["00000.png", "00001.png", "00002.png"]
+    assert sorted(path.name for path in folder.glob("*.png")) == ["00000.png", "00001.png", "00002.png"]
     for index, expected in enumerate(labels):
         path = folder / f"{index:05d}.png"
         assert np.array_equal(read_mask(path), expected)
@@ -190,3 +191,27 @@ def test_propagate_masks_takes_a_models_name(loaded, video, mask):
     result = propagate_masks(video, mask, model="owner/name", config=RULES["config"])
     assert np.array_equal(result.labels, by_hand(video, mask))
     assert loaded == ["owner/name"]
+
+
+def test_video_masks_save_replaces_a_longer_run_whole_or_refuses(tmp_path):
+    labels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1) * np.ones((1, 2, 3), np.uint8)
+    VideoMasks(labels, (1,)).save(tmp_path)
+    with pytest.raises(ValueError, match=r"holds 00000\.png already"):
+        VideoMasks(labels[:2], (1,)).save(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "1.png").touch()  # not ours
+    VideoMasks(labels[:2], (1,)).save(tmp_path, overwrite=True)
+    assert sorted(file.name for file in tmp_path.iterdir() if file.name[0] != ".") == [
+        "00000.png",
+        "00001.png",
+        "1.png",
+        "notes.txt",
+    ]
+
+
+def test_propagate_masks_takes_a_mask_in_the_folder_for_no_frame(tmp_path, video, mask):
+    for index, frame in enumerate(video):
+        Image.fromarray(frame).save(tmp_path / f"{index}.jpg")
+    write_mask(tmp_path / "0.png", mask)
+    for progress in (False, True):
+        assert len(propagate_masks(tmp_path, tmp_path / "0.png", progress=progress, **RULES).labels) == len(video)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siammae.annotations.masks import VOID, read_mask
+from siammae.annotations.tables import list_lines
 from siammae.errors import DatasetError
 from siammae.evaluation.runs import Tree, choose
 
@@ -67,7 +68,7 @@ class DavisLayout:
     def _listed(self) -> list[str]:
         """Read the split; a line is a name, or as in 2016 the paths of one frame and its annotation."""
         path = self._tree.require(self.root / "ImageSets" / str(self.year) / f"{self.split}.txt")
-        first_words = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        first_words = [line.split()[0] for line in list_lines(path) if line.strip()]
         names = [PurePosixPath(word).parent.name if "/" in word else word for word in first_words]
         if not names:
             raise DatasetError(f"{path} lists no sequence. Get the official list again.")

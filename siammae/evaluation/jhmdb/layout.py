@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from siammae.annotations.tables import list_lines
 from siammae.errors import DatasetError
 from siammae.evaluation.runs import Tree, choose
 
@@ -67,7 +68,7 @@ class JhmdbLayout:
 
 def _test_clips(path: Path) -> Iterator[str]:
     """Yield the test clips of one action's list."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(list_lines(path), start=1):
         match line.rsplit(maxsplit=1):
             case []:
                 continue

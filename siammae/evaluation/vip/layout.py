@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siammae.annotations.masks import read_mask
+from siammae.annotations.tables import list_lines
 from siammae.errors import DatasetError
 from siammae.evaluation.runs import Tree, choose
 
@@ -43,7 +44,7 @@ class VipLayout:
     def videos(self, wanted: Sequence[str] | None) -> list[VipVideo]:
         """Find the wanted videos, or all of the split."""
         path = self._tree.require(self.root / "lists" / f"{self.split}_videos.txt")
-        listed = list(dict.fromkeys(path.read_text(encoding="utf-8").split()))
+        listed = list(dict.fromkeys(" ".join(list_lines(path)).split()))
         if not listed:
             raise DatasetError(f"{path} lists no video. Get the official list again.")
         return [self._video(name) for name in choose(listed, wanted, kind="videos", split=self.split)]

@@ -80,12 +80,22 @@ def prepare(features: Tensor) -> NativeFrame:
     channels, h, w = features.shape
     patches = _patches(features)
     screens = bool(native_library.load().siammae_native_level_screens(level))
-    words = torch.empty(h * ((channels + 1) // 2 if screens else channels) * w + _SLACK)
-    coarse = torch.empty(h * ((channels + 3) // 4) * w + _SLACK) if screens and channels <= _MOST_COARSE else None
-    address = _Frame(_Grid(words.data_ptr()), _Grid(None if coarse is None else coarse.data_ptr()), patches.data_ptr())
+    words = _room(h * ((channels + 1) // 2 if screens else channels) * w + _SLACK)
+    coarse = _room(h * ((channels + 3) // 4) * w + _SLACK) if screens and channels <= _MOST_COARSE else None
+    grids = (_Grid(None if part is None else _address(part)) for part in (words, coarse))
+    address = _Frame(*grids, _address(patches))
     if native_library.load().siammae_native_layout(channels, h, w, level, ctypes.byref(address)):
         raise MemoryError("no memory to lay out a frame for the native affinity kernel.")
     return NativeFrame(words, coarse, patches if screens else None, address, level)
+
+
+def _room(count: int) -> Tensor:
+    """Return memory for words of 4 bytes."""
+    return torch.empty(count, dtype=torch.float32, device="cpu")
+
+
+def _address(tensor: Tensor, dtype: torch.dtype = torch.float32) -> int:
+    return native_library.address(tensor, dtype)
 
 
 def _patches(features: Tensor) -> Tensor:
@@ -126,9 +136,10 @@ def topk_affinity(
 def _half_widths(radius: int, neighborhood: str) -> Tensor:
     """Return for each row distance how far the window reaches to either side: ``(reach + 1,)`` int64."""
     if neighborhood == "square":
-        return torch.full((radius + 1,), radius)
+        return torch.full((radius + 1,), radius, dtype=torch.int64, device="cpu")
     squared = radius**2 - (neighborhood == "disk")  # distance < radius: squared distance <= radius**2 - 1
-    return torch.tensor([math.isqrt(squared - d * d) for d in range(radius + 1) if d * d <= squared])
+    widths = [math.isqrt(squared - d * d) for d in range(radius + 1) if d * d <= squared]
+    return torch.tensor(widths, dtype=torch.int64, device="cpu")
 
 
 def _run(
@@ -142,12 +153,12 @@ def _run(
             f"context frames are laid out for several instruction sets: keep {native_library.ENVIRONMENT} as it is."
         )
     frames = (_Frame * len(context))(*(frame.address for frame in context))
-    scores = torch.empty(h * w, top_k)
-    indices = torch.empty(h * w, top_k, dtype=torch.int64)
-    tied = torch.empty(h * w, dtype=torch.int64)
+    scores = torch.empty(h * w, top_k, dtype=torch.float32, device="cpu")
+    indices = torch.empty(h * w, top_k, dtype=torch.int64, device="cpu")
+    tied = torch.empty(h * w, dtype=torch.int64, device="cpu")
     sizes = (channels, h, w, len(context), free, top_k, len(half) - 1)
-    arrays = (half.data_ptr(), query.data_ptr(), ctypes.addressof(frames))
-    results = (scores.data_ptr(), indices.data_ptr(), tied.data_ptr())
+    arrays = (_address(half, torch.int64), _address(query), ctypes.addressof(frames))
+    results = (_address(scores), _address(indices, torch.int64), _address(tied, torch.int64))
     problem = _Problem(*sizes, *arrays, *results)
     if native_library.load().siammae_native_topk(ctypes.byref(problem), level, torch.get_num_threads()):
         raise MemoryError("no memory for the tiles of the native affinity kernel: fewer threads need less.")

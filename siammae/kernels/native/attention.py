@@ -53,7 +53,8 @@ def attend(qkv: Tensor) -> Tensor:
         return out
     # weights are powers of 2, which a processor computes more easily than those of e
     exponent = math.log2(math.e) / math.sqrt(width)
-    call = _Attention(batch, tokens, heads, width, exponent, qkv.data_ptr(), out.data_ptr())
+    places = (native_library.address(part, qkv.dtype) for part in (qkv, out))
+    call = _Attention(batch, tokens, heads, width, exponent, *places)
     bfloat16, level = qkv.dtype == torch.bfloat16, native_library.level()
     if native_library.load().siammae_native_attend(ctypes.byref(call), bfloat16, level, torch.get_num_threads()):
         raise MemoryError("no memory for the native attention kernel: a smaller batch and fewer threads need less.")

@@ -7,6 +7,9 @@ import functools
 import os
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 LIBRARY = Path(__file__).with_name("libsiammae_native.so")
 ENVIRONMENT = "SIAMMAE_NATIVE_ISA"  # one of instruction_sets(), to run a slower one than the machine has
 _ABI = 4  # siammae_native_abi() in library.cpp
@@ -42,6 +45,20 @@ def load() -> ctypes.CDLL:
     if isinstance(library, str):
         raise RuntimeError(f"no native kernels here: {library}.")
     return library
+
+
+def address(tensor: Tensor, dtype: torch.dtype) -> int:
+    """Return where a tensor's numbers lie, for code that reads and writes them without asking.
+
+    Raises:
+        RuntimeError: they are not of this type, not side by side, or not in the CPU's memory.
+    """
+    if tensor.dtype != dtype or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        raise RuntimeError(
+            f"the native kernels got {tensor.dtype} on {tensor.device}, strides {tensor.stride()}: "
+            f"they read contiguous {dtype} on the CPU."
+        )
+    return tensor.data_ptr()
 
 
 def status() -> str:

@@ -80,7 +80,7 @@ def topk_affinity(
 
     def work() -> list[tuple[Box, Tensor, Tensor]]:
         with torch.no_grad():
-            held = torch.empty(search.held())
+            held = torch.empty(search.held(), dtype=torch.float32, device="cpu")
             may_round = all(frame.rounded is not None for frame in context) and rounding_may_pay(search, top_k)
             paid = failed = 0
             done = []
@@ -122,8 +122,8 @@ def _in_threads(work: Callable[[], T], count: int) -> list[T]:
 def _assemble(done: list[tuple[Box, Tensor, Tensor]], h: int, w: int) -> tuple[Tensor, Tensor]:
     """Put the tiles' scores and indices together: ``(h*w, k)`` each."""
     width = max(scores.shape[1] for _, scores, _ in done)
-    scores = torch.full((h, w, width), -torch.inf)
-    indices = torch.zeros((h, w, width), dtype=torch.int64)
+    scores = torch.full((h, w, width), -torch.inf, dtype=torch.float32, device="cpu")
+    indices = torch.zeros((h, w, width), dtype=torch.int64, device="cpu")
     for tile, some, places in done:
         shape = (tile.bottom - tile.top, tile.right - tile.left, some.shape[1])
         rows, columns = slice(tile.top, tile.bottom), slice(tile.left, tile.right)

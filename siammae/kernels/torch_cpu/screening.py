@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from itertools import pairwise
 from typing import NamedTuple, cast
@@ -171,7 +171,7 @@ class Search:
             shape = (len(frames), box.size, len(queries))
             scores = held[used : used + math.prod(shape)].view(shape)
             used += scores.numel()
-            best = torch.full(shape[1:], -torch.inf)
+            best = torch.full(shape[1:], -torch.inf, dtype=torch.float32, device="cpu")
             for frame, found in zip(frames, scores, strict=True):
                 product(frame, box, found)
                 torch.maximum(best, found, out=best)  # while they are in the cache
@@ -216,14 +216,21 @@ def _spread(length: int, most: int) -> list[tuple[int, int]]:
 
 def _mask(rows: int, columns: int, reach: tuple[int, int], radius: int, neighborhood: str) -> Tensor:
     """Tell who is in whose window: ``(rows + 2 * reach, columns + 2 * reach, rows, columns)`` of 0 or -inf."""
-    dy = (torch.arange(-reach[0], rows + reach[0])[:, None] - torch.arange(rows))[:, None, :, None]
-    dx = (torch.arange(-reach[1], columns + reach[1])[:, None] - torch.arange(columns))[None, :, None, :]
+    y, x = (_apart(side, far) for side, far in zip((rows, columns), reach, strict=True))
+    dy, dx = y[:, None, :, None], x[None, :, None, :]
     if neighborhood == "square":
         inside = (dy.abs() <= radius) & (dx.abs() <= radius)
     else:
         squared = dy.square() + dx.square()
         inside = squared <= radius**2 if neighborhood == "closed_disk" else squared < radius**2
-    return torch.where(inside, 0.0, -torch.inf)
+    mask = torch.zeros(inside.shape, dtype=torch.float32, device="cpu")
+    return mask.masked_fill_(~inside, -torch.inf)
+
+
+def _apart(side: int, reach: int) -> Tensor:
+    """Return how far an axis's places, up to ``reach`` outside, are from those inside: ``(side + 2 * reach, side)``."""
+    places = torch.arange(-reach, side + reach, dtype=torch.int64, device="cpu")
+    return places[:, None] - places[reach : reach + side]
 
 
 def _crop(frame: Tensor, box: Box) -> Tensor:
@@ -274,7 +281,7 @@ def detail() -> str:
 @cache
 def product_name() -> str:
     """Return the fastest float32 product on this machine, measured once (some 20 ms); which one changes no result."""
-    crop, columns, out = torch.ones(48, 48, 384), torch.ones(384, 96), torch.empty(48, 48, 96)
+    crop, columns, out = _ones()
     seconds = _seconds({name: partial(product, crop, columns, out) for name, product in _PRODUCTS.items()})
     return min(seconds, key=lambda name: seconds[name])
 
@@ -284,7 +291,7 @@ def rounds() -> bool:
     """Tell whether products of 8 bits are right here and much faster, measured once; it changes no result."""
     if not right_in_8_bits():
         return False
-    crop, columns, out = torch.ones(48, 48, 384), torch.ones(384, 96), torch.empty(48, 48, 96)
+    crop, columns, out = _ones()
     few = crop.flatten(0, 1).to(torch.int8), columns.to(torch.int8)
     plain = partial(_PRODUCTS[product_name()], crop, columns, out)
     seconds = _seconds({"float32": plain, "8 bits": partial(torch._int_mm, *few)})
@@ -296,9 +303,15 @@ def right_in_8_bits() -> bool:
     """Tell whether products of 8 bits are there and exact: without instructions of their own, sums are cut off."""
     if not hasattr(torch, "_int_mm"):
         return False
-    extreme = torch.full((32, 384), 127, dtype=torch.int8)
+    extreme = torch.full((32, 384), 127, dtype=torch.int8, device="cpu")
     extreme[::2] = -127
     return torch.equal(torch._int_mm(extreme, extreme.T).long(), extreme.long() @ extreme.T.long())
+
+
+def _ones() -> Iterator[Tensor]:
+    """Make a frame's crop, queries and room for their products, to measure with."""
+    for shape in ((48, 48, 384), (384, 96), (48, 48, 96)):
+        yield torch.ones(shape, dtype=torch.float32, device="cpu")
 
 
 def _seconds(ways: dict[str, Callable[[], object]]) -> dict[str, float]:

@@ -82,7 +82,7 @@ def _kth(parts: list[Part], top_k: int) -> Tensor:
 def _flat(places: Tensor, part: Part) -> Tensor:
     """Number the scores of a frame ``(P, Q)`` at some places ``(Q, places)`` of each query."""
     queries = part.best.shape[1]
-    return places * queries + torch.arange(queries)[:, None]
+    return places * queries + torch.arange(queries, dtype=torch.int64, device="cpu")[:, None]
 
 
 class _Hits(NamedTuple):
@@ -136,10 +136,12 @@ def _among(search: Search, among: Candidates, queries: Tensor, top_k: int, keep_
     order = among.rows.argsort()
     rows, indices = among.rows[order], among.indices[order]
     count = rows.bincount(minlength=len(queries))
-    place = torch.arange(len(rows)) - (count.cumsum(0) - count)[rows]  # among its query's
+    place = (
+        torch.arange(len(rows), dtype=torch.int64, device="cpu") - (count.cumsum(0) - count)[rows]
+    )  # among its query's
     width = max(int(count.max()), min(top_k, len(search.context) * search.h * search.w))
-    scores = torch.full((len(queries), width), -torch.inf)
-    patches = torch.zeros(scores.shape, dtype=torch.int64)
+    scores = torch.full((len(queries), width), -torch.inf, dtype=torch.float32, device="cpu")
+    patches = torch.zeros(scores.shape, dtype=torch.int64, device="cpu")
     scores[rows, place] = _exact(search, queries, rows, indices)
     patches[rows, place] = indices
     return best(pack(scores, patches), top_k, keep_ties)
@@ -150,14 +152,14 @@ def _exact(search: Search, queries: Tensor, rows: Tensor, indices: Tensor) -> Te
     numbers = indices // (search.h * search.w)
     order = numbers.argsort()  # one gather a frame
     rows, places = rows[order], (indices % (search.h * search.w))[order]
-    sums, start = torch.empty(len(order), dtype=torch.float64), 0
+    sums, start = torch.empty(len(order), dtype=torch.float64, device="cpu"), 0
     for frame, some in zip(search.context, numbers.bincount(minlength=len(search.context)).tolist(), strict=True):
         for low in range(start, start + some, _GATHERED):
             part = slice(low, min(low + _GATHERED, start + some))
             patches = frame.patches.flatten(0, 1).index_select(0, places[part]).double()
             sums[part] = patches.mul_(queries.index_select(0, rows[part]).double()).sum(dim=1)
         start += some
-    scores = torch.empty(len(order))
+    scores = torch.empty(len(order), dtype=torch.float32, device="cpu")
     scores[order] = sums.float()
     return scores
 
@@ -192,5 +194,7 @@ def _among_all(
 
 def _all(part: Part, search: Search) -> Tensor:
     """Return the indices of all patches of a part, in the order of its scores."""
-    frames = torch.arange(len(part.frames))[:, None]
-    return _index(torch.arange(part.box.size), frames, part, search).flatten()
+    frames, places = (
+        torch.arange(count, dtype=torch.int64, device="cpu") for count in (len(part.frames), part.box.size)
+    )
+    return _index(places, frames[:, None], part, search).flatten()

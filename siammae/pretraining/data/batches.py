@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import active_children
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from siammae.config import PretrainConfig
 from siammae.distributed import Processes
+from siammae.errors import SiamMAEError, WorkerError
+from siammae.pretraining.data.clips import said
 from siammae.pretraining.data.crops import Pairs, collate
 from siammae.pretraining.data.pairs import VideoPairs
 from siammae.pretraining.stopping import ignore_stop_signals
@@ -46,6 +55,60 @@ class _Share(Sampler[int]):
             yield from range(first, first + self._clips)
 
 
+class _Careful(Dataset[Pairs | SiamMAEError]):
+    """Gives an error as a value: raised in a process that reads ahead it would come as a page of text."""
+
+    def __init__(self, stream: VideoPairs) -> None:
+        self._stream = stream
+
+    def __getitem__(self, position: int) -> Pairs | SiamMAEError:
+        try:
+            return self._stream[position]
+        except SiamMAEError as error:
+            return error
+        except Exception as error:
+            ours = WorkerError(f"reading failed: {said(error)}")
+            ours.add_note(traceback.format_exc())
+            return ours
+
+
+def _collate(parts: Sequence[Pairs | SiamMAEError]) -> Pairs | SiamMAEError:
+    whole = [part for part in parts if isinstance(part, Pairs)]
+    errors = [part for part in parts if isinstance(part, SiamMAEError)]
+    return errors[0] if errors else collate(whole)
+
+
+@contextmanager
+def _readers(loader: DataLoader[Any]) -> Iterator[Iterator[Pairs | SiamMAEError]]:
+    """Start the processes that read ahead, and end them with the block, whatever happened in it.
+
+    They ignore the signals of a scheduler, and so PyTorch's and Python's own ways to end them: whoever waited for them
+    would wait for ever. Nor may PyTorch's handler of a reader's death raise wherever training happens to be, as between
+    two halves of a step: the next batch will tell.
+    """
+    others = set(active_children())
+    batches = iter(loader)
+    readers = set(active_children()) - others
+    watch: Any = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    here = callable(watch) and threading.current_thread() is threading.main_thread()
+
+    def quietly(number: int, frame: object) -> None:
+        with contextlib.suppress(RuntimeError):
+            watch(number, frame)
+
+    if here:
+        signal.signal(signal.SIGCHLD, quietly)
+    try:
+        yield batches
+    finally:
+        for reader in readers:
+            reader.kill()
+        for reader in readers:
+            reader.join()
+        if here:
+            signal.signal(signal.SIGCHLD, watch)
+
+
 def read_batches(
     stream: VideoPairs,
     config: PretrainConfig,
@@ -53,8 +116,8 @@ def read_batches(
     steps: range,
     device: torch.device,
     waited: Callable[[float], None],
-) -> Iterator[Pairs]:
-    """Yield this process's part of the batch of every step, on its device.
+) -> Generator[Pairs, None, None]:
+    """Yield this process's part of the batch of every step, on its device; close it to end the processes that read.
 
     Args:
         stream: of pairs.
@@ -63,23 +126,35 @@ def read_batches(
         steps: of the run.
         device: where the pairs go.
         waited: told how long each batch took to come.
+
+    Raises:
+        DatasetError: too many clips cannot be read.
+        WorkerError: a process that reads ahead was killed, or reading failed otherwise.
     """
     clips = clips_per_step(config, processes)
     loader = DataLoader(
-        stream,
+        _Careful(stream),
         sampler=_Share(steps, clips, processes),
         batch_size=clips,
-        collate_fn=collate,
+        collate_fn=_collate,
         num_workers=config.workers,
         worker_init_fn=ignore_stop_signals,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # PyTorch's global one stays as it was
     )
-    batches = iter(loader)
-    while True:
-        started = time.perf_counter()
-        pairs = next(batches, None)
-        if pairs is None:
-            return
-        waited(time.perf_counter() - started)
-        yield pairs.to(device)
+    with _readers(loader) as batches:
+        while True:
+            started = time.perf_counter()
+            try:
+                pairs = next(batches, None)
+            except (RuntimeError, OSError, EOFError) as error:  # errors of reading come as values
+                raise WorkerError(
+                    f"a process that reads ahead was lost ({said(error)}), perhaps for want of memory, /dev/shm "
+                    "included. Use fewer workers."
+                ) from error
+            if pairs is None:
+                return
+            if isinstance(pairs, SiamMAEError):
+                raise pairs
+            waited(time.perf_counter() - started)
+            yield pairs.to(device)

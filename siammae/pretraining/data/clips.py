@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from siammae.frames import IMAGE_SUFFIXES
+from siammae.errors import printable
+from siammae.frames import IMAGE_SUFFIXES, VideoEndError
 
 
 class Skipped(NamedTuple):
@@ -14,6 +15,14 @@ class Skipped(NamedTuple):
 
     name: str
     reason: str
+
+
+def said(error: Exception) -> str:
+    """Return what an error says, in one line, and its kind where that is not one that explains itself."""
+    text = printable(" ".join(str(error).split()))
+    return (
+        text if text and isinstance(error, OSError | ValueError | VideoEndError) else f"{type(error).__name__}: {text}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,14 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Literal, Self
+from contextlib import contextmanager
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from siammae.errors import VideoReadError
-from siammae.frames import FrameReader, VideoEndError, open_reader, shrink_frame
+from siammae.frames import Backend, FrameReader, VideoEndError, open_reader, shrink_frame
 from siammae.pretraining.data.clips import Clip
 from siammae.pretraining.data.shards import ShardedClip
 
@@ -30,9 +31,7 @@ class OpenClip:
         short_side: frames are shrunk to this short side; None keeps them.
     """
 
-    def __init__(
-        self, clip: Clip, reader: Literal["opencv", "pyav", "torchcodec"] = "opencv", short_side: int | None = None
-    ) -> None:
+    def __init__(self, clip: Clip, reader: Backend = "auto", short_side: int | None = None) -> None:
         self.clip, self._backend, self._short_side = clip, reader, short_side
         self._opened: FrameReader | ShardedClip | None = None
         self._first, self._limit = 0, sys.maxsize  # the clip's frames in the file
@@ -87,8 +86,9 @@ class OpenClip:
         else:
             inside = [number + first for number in numbers if number + first < self._limit]
         try:
-            for number, frame in reader.frames(inside):
-                yield number - first, shrink_frame(frame, self._short_side)
+            with _named(self.clip):
+                for number, frame in reader.frames(inside):
+                    yield number - first, shrink_frame(frame, self._short_side)
         except VideoEndError as end:
             raise VideoEndError(max(0, end.frame_count - first)) from end
         if len(inside) < len(numbers):
@@ -113,9 +113,21 @@ class OpenClip:
             if clip.kind == "shard":
                 self._opened = ShardedClip(clip)
             else:
-                self._opened = open_reader(clip.path, self._backend)
+                with _named(clip):
+                    self._opened = open_reader(clip.path, self._backend)
                 self._first, self._limit = _cut(clip, self._opened)
         return self._opened
+
+
+@contextmanager
+def _named(clip: Clip) -> Iterator[None]:
+    """Make one kind of error of the many that decoders raise for damaged files; no memory says nothing of the clip."""
+    try:
+        yield
+    except (OSError, ValueError, VideoEndError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise VideoReadError(f"{clip.path} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _cut(clip: Clip, reader: FrameReader) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from siammae.config import PretrainConfig
 from siammae.frames import VideoEndError
-from siammae.pretraining.data.clips import Clip, Skipped
+from siammae.pretraining.data.clips import Clip, Skipped, said
 from siammae.pretraining.data.crops import Pairs, collate, crop_pair
 from siammae.pretraining.data.frame_cache import FrameCache, Frames
 from siammae.pretraining.data.open_clip import OpenClip
@@ -100,7 +100,7 @@ class VideoPairs(Dataset[Pairs]):
             try:
                 return self._pairs(number, rng)._replace(skipped=tuple(skipped))
             except (OSError, ValueError, VideoEndError) as error:  # VideoReadError is an OSError
-                skipped.append(Skipped(self.clips[number].name, str(error)))
+                skipped.append(Skipped(self.clips[number].name, said(error)))
                 self._skipped.setdefault(*skipped[-1])
             check_share(dict(skipped), len(self.clips), self.config.max_skipped)
 

@@ -10,18 +10,21 @@ import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from tqdm import tqdm
 
 from siammae.errors import DatasetError, printable
-from siammae.frames import PathLike, encode_image, require_reader
-from siammae.pretraining.data.clips import Clip, Skipped
+from siammae.frames import Backend, PathLike, encode_image, require_reader
+from siammae.outputs import whole
+from siammae.pretraining.data.clips import Clip, Skipped, said
 from siammae.pretraining.data.open_clip import OpenClip
-from siammae.pretraining.data.shards import INDEX_FILE, LAYOUT, PROGRESS_FILE, describe
+from siammae.pretraining.data.shards import INDEX_FILE, LAYOUT, PROGRESS_FILE, describe, load_index
 from siammae.pretraining.data.sources import find_clips
 
 _T = TypeVar("_T")
@@ -49,7 +52,7 @@ class ShardSettings:
     format: Literal["jpg", "png"] = "jpg"
     step: int = 1
     shard_mb: float = 500
-    reader: Literal["opencv", "pyav", "torchcodec"] = "opencv"
+    reader: Backend = "auto"
 
     def __post_init__(self) -> None:
         rules = (
@@ -165,7 +168,7 @@ def _encode(clip: Clip, settings: ShardSettings) -> _Encoded | Skipped:
                     numbers.append(number)
                     data.append(encode_image(frame, settings.format, quality=settings.quality))
     except (OSError, ValueError) as error:  # VideoReadError is an OSError
-        return Skipped(clip.name, " ".join(str(error).split()))
+        return Skipped(clip.name, said(error))
     if len(set(sizes)) != 1:
         reason = f"the frame size changes: {sorted(set(sizes))}." if sizes else "it holds no frames."
         return Skipped(clip.name, reason)
@@ -185,11 +188,12 @@ class _Writer:
             "layout": LAYOUT,
             "settings": dataclasses.asdict(settings),
             "sources": len(clips),
-            "names": hashlib.sha256(names.encode()).hexdigest(),
+            "names": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
         }
         self._shards: list[dict[str, Any]] = []
         self.handled, self.skipped, self.finished = 0, list[Skipped](), False
         self._tar: tarfile.TarFile | None = None
+        self._open = ExitStack()  # of that tar
         self._clips: list[tuple[str, int]] = []  # of the open tar
         folder.mkdir(parents=True, exist_ok=True)
         self._go_on()
@@ -197,25 +201,28 @@ class _Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Drop a tar that was not finished."""
-        if self._tar is not None:
-            self._tar.close()
-            self._part.unlink()
+        self._open.__exit__(kind, error, trace)
 
     def _go_on(self) -> None:
         for name in (INDEX_FILE, PROGRESS_FILE):
             path = self._folder / name
             if not path.is_file():
                 continue
-            before = _load(path)
+            before = load_index(path)
             changed = sorted(key for key, value in self._origin.items() if before.get(key) != value)
             if changed:
                 raise ValueError(
                     f"{self._folder} holds shards of other {' and '.join(changed)} ({path}). Pass another folder."
                 )
-            self._shards, self.handled = list(before["shards"]), int(before["handled"])
-            self.skipped = [Skipped(*one) for one in before["skipped"]]
+            try:
+                self._shards, self.handled = list(before["shards"]), int(before["handled"])
+                self.skipped = [Skipped(*one) for one in before["skipped"]]
+            except (ValueError, LookupError, TypeError) as error:
+                raise DatasetError(f"{path} is damaged ({error!r}): delete it and shard again.") from error
             self.finished = name == INDEX_FILE
             return
         if strangers := sorted(self._folder.glob("*.tar")):
@@ -227,7 +234,10 @@ class _Writer:
         if isinstance(result, Skipped):
             self.skipped.append(result)
             return
-        tar = self._tar = self._tar or tarfile.open(self._part, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        if (tar := self._tar) is None:
+            part = self._open.enter_context(whole(self._folder / self._name))
+            tar = tarfile.open(part, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 -- closed with the stack
+            self._tar = self._open.enter_context(tar)
         key = f"{self.handled - 1:08d}"
         self._clips.append((str(result.description["name"]), int(tar.offset)))
         _put(tar, f"{key}.json", json.dumps(result.description).encode())
@@ -255,32 +265,19 @@ class _Writer:
     def _name(self) -> str:
         return f"clips-{len(self._shards):06d}.tar"
 
-    @property
-    def _part(self) -> Path:
-        return self._folder / f"{self._name}.part"
-
     def _close_tar(self) -> None:
         if self._tar is not None:
-            self._tar.close()
-            self._part.replace(self._folder / self._name)
+            self._open.close()
             self._shards.append({"file": self._name, "clips": self._clips})
             self._tar, self._clips = None, []
 
     def _write(self, name: str) -> None:
         content = {**self._origin, "handled": self.handled, "skipped": self.skipped, "shards": self._shards}
-        part = self._folder / f"{name}.part"
-        part.write_text(json.dumps(content), encoding="utf-8")
-        part.replace(self._folder / name)
+        with whole(self._folder / name) as part:
+            part.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _put(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, BytesIO(data))
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise DatasetError(f"{path} is damaged ({error}). Delete the folder and shard again.") from error

@@ -7,10 +7,14 @@ places follow; ``index.json`` beside the tars holds each clip's place.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +28,9 @@ from siammae.pretraining.data.clips import Clip
 INDEX_FILE, PROGRESS_FILE = "index.json", "progress.json"
 LAYOUT = "siammae shards 1"
 _BLOCK = tarfile.BLOCKSIZE
+# JSON takes up to 25 times its length in memory: two million frames in a clip, four million clips in a folder.
+_MOST_DESCRIPTION, _MOST_INDEX = 2**24, 2**28
+_MOST_FRAMES = 2**40  # sums and draws of frame numbers stay within 64 bits
 
 
 def find_index(folder: Path) -> Path | None:
@@ -34,12 +41,9 @@ def find_index(folder: Path) -> Path | None:
     """
     path = folder / INDEX_FILE
     if path.is_file():
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            content = None
-        if isinstance(content, dict) and content.get("layout") == LAYOUT:
-            return path
+        with contextlib.suppress(DatasetError):  # another program's
+            if load_index(path).get("layout") == LAYOUT:
+                return path
     if (folder / PROGRESS_FILE).is_file():
         raise DatasetError(f"the shards in {folder} are unfinished: run siammae shard again, it goes on.")
     tars = sorted(folder.glob("*.tar"))
@@ -51,6 +55,21 @@ def find_index(folder: Path) -> Path | None:
     return None
 
 
+def load_index(path: Path) -> dict[str, Any]:
+    """Parse an index, or what is there of an unfinished one.
+
+    Raises:
+        DatasetError: it is damaged, or longer than 256 MiB.
+    """
+    try:
+        _whole_number("its size in bytes", path.stat().st_size, _MOST_INDEX)
+        return dict(_parsed(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise DatasetError(
+            f"{path} is damaged ({error}): if siammae shard made it, delete it and shard again."
+        ) from error
+
+
 def read_index(path: Path) -> list[Clip]:
     """List the clips of a folder of shards, in the order of the videos they were made from.
 
@@ -59,11 +78,14 @@ def read_index(path: Path) -> list[Clip]:
     """
     clips = []
     try:
-        for shard in json.loads(path.read_text(encoding="utf-8"))["shards"]:
+        for shard in load_index(path)["shards"]:
             file = path.parent / Path(shard["file"]).name
             if not file.is_file():
                 raise DatasetError(f"{path} names {file.name}, but it is not there. Restore it, or shard again.")
-            clips += [Clip(str(name), file, kind="shard", offset=int(offset)) for name, offset in shard["clips"]]
+            size = file.stat().st_size
+            for name, offset in shard["clips"]:
+                place = _whole_number("a clip's place", offset, size)
+                clips.append(Clip(_text("a clip's name", name), file, kind="shard", offset=place))
     except (ValueError, LookupError, TypeError) as error:
         raise DatasetError(f"{path} is damaged ({error!r}): delete it and shard again.") from error
     return clips
@@ -77,11 +99,11 @@ def scan_shard(path: Path) -> list[Clip]:
     """
     clips = []
     try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.name.endswith(".json"):
-                    description = _description(path, member.offset)
-                    clips.append(Clip(str(description["name"]), path, kind="shard", offset=member.offset))
+        with path.open("rb") as file:
+            for member, offset in _members(file):
+                if member.endswith(".json"):
+                    description = _read_description(file, path, offset)[0]
+                    clips.append(Clip(description.name, path, kind="shard", offset=offset))
     except (tarfile.TarError, VideoReadError) as error:
         raise DatasetError(f"{path} is no shard of siammae's: {error}. Make shards with siammae shard.") from error
     if not clips:
@@ -89,23 +111,93 @@ def scan_shard(path: Path) -> list[Clip]:
     return clips
 
 
-def _description(path: Path, offset: int) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return _read_description(file, path, offset)[0]
+def _members(file: BinaryIO) -> Iterator[tuple[str, int]]:
+    """Yield the names in a tar with their places; tarfile itself would follow a negative size back for ever."""
+    offset, end = 0, _size(file)
+    while offset < end:
+        file.seek(offset)
+        block = file.read(_BLOCK)
+        if not block.strip(b"\0"):  # the end of a tar
+            return
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        yield header.name, offset
+        offset += member_bytes(_member_size(header, offset, end))
 
 
-def _read_description(file: BinaryIO, path: Path, offset: int) -> tuple[dict[str, Any], int]:
+def _member_size(header: tarfile.TarInfo, offset: int, end: int) -> int:
+    if not 0 <= header.size <= end - offset - _BLOCK:
+        raise tarfile.HeaderError(f"the member at byte {offset} has a size of {header.size}, the file has {end} bytes")
+    return header.size
+
+
+def _size(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+@dataclass(frozen=True, slots=True)
+class _Description:
+    """What :func:`describe` says, checked: nothing in it is larger than the file."""
+
+    name: str
+    frame_rate: float
+    count: int
+    length: int
+    step: int
+    sizes: Sequence[int]  # of the frames, in bytes
+
+
+def _read_description(file: BinaryIO, path: Path, offset: int) -> tuple[_Description, int]:
     """Read what stands before a clip's frames, and return it with the place of the first one's header."""
+    end = _size(file)
     file.seek(offset)
     try:
-        header = tarfile.TarInfo.frombuf(file.read(_BLOCK), "utf-8", "strict")
-        content = json.loads(file.read(header.size))
-        ours = content["layout"] == LAYOUT and all(isinstance(size, int) and size >= 0 for size in content["bytes"])
+        header = tarfile.TarInfo.frombuf(file.read(_BLOCK), "utf-8", "surrogateescape")
+        size = _whole_number("the size of the description", _member_size(header, offset, end), _MOST_DESCRIPTION)
+        content = _parsed(file.read(size))
+        if content["layout"] == LAYOUT:
+            place = offset + member_bytes(size)
+            return _checked(content, end - place), place
     except (tarfile.HeaderError, ValueError, LookupError, TypeError) as error:
         raise VideoReadError(f"{path} holds no clip of siammae's at byte {offset} ({error!r})") from error
-    if not ours:
-        raise VideoReadError(f"{path} holds a description of another layout at byte {offset}")
-    return content, offset + member_bytes(header.size)
+    raise VideoReadError(f"{path} holds a description of another layout at byte {offset}")
+
+
+def _checked(content: Any, room: int) -> _Description:  # noqa: ANN401 -- any JSON
+    """Return a description that fits into ``room`` bytes.
+
+    Raises:
+        ValueError: it says what cannot be.
+        LookupError, TypeError: it is of another kind.
+    """
+    count, length = (_whole_number(name, content[name], _MOST_FRAMES) for name in ("count", "length"))
+    step = _whole_number("step", content["step"], _MOST_FRAMES)
+    rate = content["fps"]
+    if step < 1 or type(rate) not in (int, float) or not 0 <= rate <= _MOST_FRAMES:
+        raise ValueError(f"step is {step} and fps {str(rate)[:40]}: they must be at least 1, and a number from 0 up")
+    sizes = [_whole_number("a frame's size", size, room) for size in content["bytes"]]
+    if len(sizes) != -(-length // step) or sum(map(member_bytes, sizes)) > room:
+        raise ValueError(f"it tells of {length} frames, every {step}. kept, and of {len(sizes)} in {sum(sizes)} bytes")
+    return _Description(_text("name", content["name"]), float(rate), count, length, step, sizes)
+
+
+def _parsed(content: bytes) -> Any:  # noqa: ANN401 -- any JSON
+    """Parse JSON; raises ValueError alone."""
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("JSON nested too deep") from error
+
+
+def _whole_number(what: str, value: Any, most: int) -> int:  # noqa: ANN401 -- any JSON
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"{what} is {str(value)[:40]}: it must be a whole number from 0 to {most}")
+    return value
+
+
+def _text(what: str, value: Any) -> str:  # noqa: ANN401 -- any JSON
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is {str(value)[:40]}: it must be a text")
+    return value
 
 
 def member_bytes(size: int) -> int:
@@ -143,6 +235,9 @@ def describe(
 class ShardedClip:
     """Frames of one clip in a shard, read each by itself; as :class:`siammae.frames.FrameReader` otherwise.
 
+    What the shard says of itself is bounded before it is believed: no frame is larger than the file, and no description
+    than 16 MiB.
+
     Args:
         clip: of kind ``"shard"``.
 
@@ -154,29 +249,27 @@ class ShardedClip:
         self._clip = clip
         self._file = clip.path.open("rb")
         try:
-            content, place = _read_description(self._file, clip.path, clip.offset)
-            self._bytes = list(content["bytes"])
-            self.frame_count, self._length = int(content["count"]), int(content["length"])
-            self.frame_rate, self.step = float(content["fps"]), int(content["step"])
-        except (VideoReadError, LookupError, ValueError):
+            self._said, place = _read_description(self._file, clip.path, clip.offset)
+        except VideoReadError:
             self.close()
             raise
-        if content["name"] != clip.name:
+        if self._said.name != clip.name:
             self.close()
-            raise VideoReadError(f"{clip.path} holds {content['name']!r} where {clip.name!r} should be. Shard again.")
-        taken = [member_bytes(size) for size in self._bytes]
-        self._places = place + np.cumsum([0, *taken[:-1]]) + _BLOCK  # of each frame's first byte
+            raise VideoReadError(f"{clip.path} holds {self._said.name!r} where {clip.name!r} should be. Shard again.")
+        self.frame_count, self.frame_rate, self.step = self._said.count, self._said.frame_rate, self._said.step
+        starts = accumulate(map(member_bytes, self._said.sizes), initial=place + _BLOCK)
+        self._places = list(starts)  # of each frame's first byte, and one behind them
 
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yield frames with their numbers in the original video, which rise and are multiples of ``step``."""
         for number in numbers:
-            if number >= self._length:
-                raise VideoEndError(self._length)
+            if number >= self._said.length:
+                raise VideoEndError(self._said.length)
             kept, rest = divmod(number, self.step)
             if rest:
                 raise ValueError(f"frame {number} is not in {self._clip.path}: it keeps every {self.step}th.")
-            self._file.seek(int(self._places[kept]))
-            data = self._file.read(self._bytes[kept])
+            self._file.seek(self._places[kept])
+            data = self._file.read(self._said.sizes[kept])
             yield number, decode_image(io.BytesIO(data), f"frame {number} of {self._clip.name}", number)
 
     def close(self) -> None:

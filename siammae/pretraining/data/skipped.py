@@ -8,6 +8,7 @@ from pathlib import Path
 
 from siammae.errors import DatasetError, printable
 from siammae.frames import PathLike
+from siammae.outputs import whole
 from siammae.pretraining.data.clips import Skipped
 
 logger = logging.getLogger(__name__)
@@ -22,8 +23,8 @@ class SkippedClips:
     Args:
         total: number of all clips.
         max_skipped: part of them that may be skipped, in [0, 1).
-        report: file that gets a line ``name <tab> reason`` for each, anew in each sitting; None writes none.
-            Control characters are escaped.
+        report: file that gets a line ``name <tab> reason`` for each, anew in each sitting; control characters in either
+            are escaped. None writes none.
     """
 
     def __init__(self, total: int, max_skipped: float, report: PathLike | None = None) -> None:
@@ -53,11 +54,9 @@ class SkippedClips:
         new = {name: printable(" ".join(reason.split())) for name, reason in skipped if name not in self._reasons}
         self._reasons |= new
         if new and self._report is not None:
-            part = self._report.with_name(f"{self._report.name}.part")
-            part.write_text(
-                "".join(f"{printable(name)}\t{why}\n" for name, why in self._reasons.items()), encoding="utf-8"
-            )
-            part.replace(self._report)
+            with whole(self._report) as part:
+                lines = (f"{printable(name)}\t{why}\n" for name, why in self._reasons.items())
+                part.write_text("".join(lines), encoding="utf-8")
         return new
 
 

@@ -7,13 +7,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from siammae.annotations.tables import list_lines, table_rows
 from siammae.config import PretrainConfig
 from siammae.frames import IMAGE_SUFFIXES, PathLike, require_reader
 from siammae.pretraining.data.clips import Clip
 from siammae.pretraining.data.shards import INDEX_FILE, find_index, read_index, scan_shard
-from siammae.tables import list_lines, table_rows
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv")
+_ANY_BYTES = "surrogateescape"  # names of files need not be UTF-8
 _COLUMNS = ("path", "start", "stop")
 
 
@@ -26,20 +27,24 @@ def find_clips(source: PathLike) -> list[Clip]:
             both); a folder of shards written by ``siammae shard``, or one of its ``.tar`` files; a ``.txt`` file with
             one path a line; a ``.csv`` file with the header ``path,start,stop``, the times in seconds and empty where
             a clip begins or ends with its file; or one video or image. The paths of a list or a table are relative to
-            it and inside its folder. Links are followed wherever they lead, in lists as in folders.
+            it and inside its folder, by their text: ``..`` may not lead out of it. Links to files are followed
+            wherever they lead, in a folder and in a list, and the clip is named after the link; linked folders are
+            not searched. Names of any bytes will do; FIFOs and devices are no clips.
 
     Returns:
         Clips in sorted order (folder), or as listed. Their names differ, and stay when the whole source is moved.
 
     Raises:
         FileNotFoundError: the source or a listed file does not exist.
-        ValueError: there is no clip in it, a listed path leaves the list's folder, a clip is listed twice, or a line
-            of a table is malformed.
+        ValueError: there is no clip in it, it is neither file nor folder, a listed path leaves the list's folder, a
+            clip is listed twice, or a line of a table is malformed.
         DatasetError: a folder of shards is unfinished, or a shard damaged.
     """
     root = Path(source)
     if not root.exists():
         raise FileNotFoundError(f"no file or folder {root}: pass a folder of videos, a .txt or .csv list or a video.")
+    if not root.is_dir() and not root.is_file():
+        raise ValueError(f"{root} is neither a file nor a folder: pass a folder of videos, a list or a video.")
     if root.is_dir():
         clips = read_index(index) if (index := find_index(root)) else _search(root)
     elif root.suffix == ".tar":
@@ -77,6 +82,7 @@ def check_clips(clips: Sequence[Clip], config: PretrainConfig) -> None:
 
 def _clip(name: str, path: Path, start: float | None = None, stop: float | None = None) -> Clip:
     image = path.suffix.lower() in IMAGE_SUFFIXES
+    name = name.encode(errors="backslashreplace").decode()  # it goes into UTF-8 files; the path keeps its own bytes
     return Clip(name, path, kind="image" if image else "video", start=start, stop=stop)
 
 
@@ -89,7 +95,7 @@ def _search(root: Path) -> list[Clip]:
 
 
 def _read_list(file: Path) -> Iterator[Clip]:
-    for line in list_lines(file):
+    for line in list_lines(file, errors=_ANY_BYTES):
         if (name := line.strip()) and not name.startswith("#"):
             yield _clip(*_listed(file, name))
 
@@ -102,13 +108,13 @@ def _listed(file: Path, name: str) -> tuple[str, Path]:
         folder = folder.resolve()
     if not path.is_relative_to(folder):
         raise ValueError(f"{file} lists {name!r}, which leaves {folder}. Put the list above the videos.")
-    if not path.is_file():
+    if "\0" in name or not path.is_file():
         raise FileNotFoundError(f"{file} lists {name!r}, but there is no file {path}.")
     return path.relative_to(folder).as_posix(), path
 
 
 def _read_table(file: Path) -> Iterator[Clip]:
-    for where, row in table_rows(file, ("path",), ",".join(_COLUMNS), known=_COLUMNS):
+    for where, row in table_rows(file, ("path",), ",".join(_COLUMNS), known=_COLUMNS, errors=_ANY_BYTES):
         if surplus := set(row) - set(_COLUMNS):
             raise ValueError(f"{file} has the column {min(surplus)!r}: there may be {', '.join(_COLUMNS)}.")
         if not (row["path"] or "").strip():

@@ -99,7 +99,7 @@ class StillPropagator:
         if type(self).frames >= self.fail_at:
             raise RuntimeError("out of memory")
         type(self).frames += 1
-        self.mask = self.mask if mask is None else mask
+        self.mask = self.mask if mask is None else np.asarray(mask)
         return SimpleNamespace(label_map=lambda: self.mask)
 
 
@@ -208,7 +208,9 @@ def test_first_and_last_frame_are_not_scored(davis_2017):
 def test_propagator_when_called_gets_void_as_background_and_the_settings(davis_2017, still, monkeypatch):
     model, seen = PixelExtractor(4), []
     step = still.step
-    monkeypatch.setattr(still, "step", lambda self, frame, mask=None: seen.append(mask) or step(self, frame, mask=mask))
+    monkeypatch.setattr(
+        still, "step", lambda self, frame, mask=None: seen.append(np.asarray(mask)) or step(self, frame, mask=mask)
+    )
     config = PropagationConfig(top_k=3)
     result = evaluate_davis(model, davis_2017, config=config, kernels="reference", sequences=["pair"])
     assert still.calls == [(model, config, "reference")]
@@ -443,3 +445,12 @@ def test_score_davis_of_shifted_real_annotations_equals_pairwise_distances(hocke
     j, f = 100 * np.mean(expected, axis=0)
     assert result.scores["J"] == pytest.approx(j)
     assert result.scores["F"] == pytest.approx(f)
+
+
+def test_evaluate_when_the_list_leads_out_writes_nothing_there(davis_2017, tmp_path):
+    write_video(davis_2017, "../evil", boxes())
+    for line in ("..", "/a/../b.jpg"):
+        write_list(davis_2017, 2017, [line])
+        with pytest.raises(errors.DatasetError, match=r"val of 2017 lists '\.\.'"):
+            evaluate_davis(PixelExtractor(4), davis_2017, output_dir=tmp_path / "out" / "masks")
+    assert not (tmp_path / "out").exists()

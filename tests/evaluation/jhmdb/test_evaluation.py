@@ -402,3 +402,12 @@ def test_split_1_of_the_real_data_lists_its_five_clips(shared_data, tmp_path):
     assert {clip.name for clip in clips} <= set(official)
     result = score_jhmdb(write_results(tmp_path, {clip.name: clip.truth for clip in clips}), layout.root)
     assert result.scores["PCK@0.1"] == 100
+
+
+def test_evaluate_when_a_list_leads_out_writes_nothing_there(tree, tmp_path):
+    write_frames(tree, "../evil", 3)
+    write_joints(tree, "../evil", TRUTH[JUMP])
+    write_list(tree, "jump", ["../../evil.avi 2"])
+    with pytest.raises(errors.DatasetError, match=r"split1 lists 'jump/\.\./\.\./evil'"):
+        evaluate_jhmdb(PixelExtractor(4), tree, output_dir=tmp_path / "out" / "tracks")
+    assert not (tmp_path / "out").exists()

@@ -73,6 +73,7 @@ class StillPropagator:
             raise RuntimeError("out of memory")
         type(self).frames += 1
         if mask is not None:
+            mask = np.asarray(mask)
             type(self).masks.append(mask)
             self.mask = np.where(mask == 255, np.uint8(0), mask)
         return SimpleNamespace(label_map=lambda: self.mask)
@@ -354,3 +355,17 @@ def test_evaluate_vip_of_real_video_gives_plausible_scores_that_score_again(stre
     inside = [((mine == i) & (true == i))[kept].sum() for i in range(11)]
     expected = [100 * i / e for i, e in zip(inside, either, strict=True) if e]
     assert result.scores["mIoU"] == pytest.approx(np.mean(expected))
+
+
+def test_evaluate_when_the_list_leads_out_writes_nothing_there(tree, tmp_path):
+    write_video(tree, "../evil", parts(1))
+    write_list(tree, ["videos12", "../evil"])
+    with pytest.raises(errors.DatasetError, match=r"val lists '\.\./evil'"):
+        evaluate_vip(PixelExtractor(4), tree, output_dir=tmp_path / "out" / "masks")
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_when_the_list_is_no_text_names_it(tree):
+    (tree / "lists" / "val_videos.txt").write_bytes(b"videos12\n\xff\n")
+    with pytest.raises(ValueError, match=r"val_videos\.txt is no UTF-8 text \(invalid start byte\): save it as UTF-8"):
+        evaluate_vip(PixelExtractor(4), tree)

@@ -1,6 +1,10 @@
 import io
 import json
+import resource
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -11,6 +15,7 @@ from torch.utils.data import DataLoader
 from siammae.cli import main
 from siammae.errors import DatasetError, VideoReadError
 from siammae.frames import VideoEndError
+from siammae.outputs import hold_folder
 from siammae.pretraining.data import open_clip, sharding
 from siammae.pretraining.data.crops import collate
 from siammae.pretraining.data.open_clip import OpenClip
@@ -211,6 +216,35 @@ def test_interrupted_sharding_goes_on_and_ends_with_the_same_bytes(clips, tmp_pa
     assert len(calls) == count
 
 
+def test_sharding_on_a_full_disk_leaves_no_part_and_goes_on(clips, tmp_path):
+    settings = ShardSettings(short_side=36, shard_mb=SMALL)
+    write_shards(clips, tmp_path / "whole", settings)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*clips-000000\.tar'"):
+            write_shards(clips, tmp_path / "parts", settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert files(tmp_path / "parts") == {}
+    write_shards(clips, tmp_path / "parts", settings)
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+
+
+def test_shard_command_holds_its_folder_and_sweeps_what_a_killed_one_left(clips, tmp_path, capsys):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    left = tmp_path / f".clips-000000.tar.{int(gone.stdout)}-ab_1.part"
+    left.mkdir()
+    argv = ["shard", str(clips), "-o", str(tmp_path), "--short-side", "32", "--workers", "1", "--quiet"]
+    with hold_folder(tmp_path):
+        assert main(argv) == 1
+        assert "another run is writing" in capsys.readouterr().err
+    assert main(argv) == 0
+    assert sorted(files(tmp_path)) == ["clips-000000.tar", "index.json"]
+
+
 def test_sharding_into_shards_of_something_else_is_refused(clips, lossless, tmp_path):
     with pytest.raises(ValueError, match=r"holds shards of other settings \(.*index\.json\)\. Pass another folder"):
         write_shards(clips, lossless, ShardSettings(quality=3))
@@ -226,7 +260,9 @@ def test_sharding_into_shards_of_something_else_is_refused(clips, lossless, tmp_
         write_shards(clips, tmp_path / "full")
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "progress.json").write_text("{")
-    with pytest.raises(DatasetError, match=r"progress\.json is damaged .*Delete the folder and shard again"):
+    with pytest.raises(
+        DatasetError, match=r"progress\.json is damaged .*if siammae shard made it, delete it and shard again"
+    ):
         write_shards(clips, tmp_path / "damaged")
 
 

@@ -10,21 +10,25 @@ from pathlib import Path
 Row = Mapping[str, str | None]  # the cells of a line by their columns, None where it ends before
 
 
-def list_lines(path: Path) -> list[str]:
+def list_lines(path: Path, *, errors: str = "strict") -> list[str]:
     """Return the lines of a text file, without their ends.
+
+    Args:
+        path: of the file.
+        errors: as of :func:`open`; ``"surrogateescape"`` for names of files, which may be of any bytes.
 
     Raises:
         ValueError: it is no UTF-8.
         OSError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return [line.rstrip("\r") for line in path.read_text(encoding="utf-8-sig", errors=errors).split("\n")]
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error) from error
 
 
 def table_rows(
-    path: Path, required: Sequence[str], header: str, *, known: Sequence[str] = ()
+    path: Path, required: Sequence[str], header: str, *, known: Sequence[str] = (), errors: str = "strict"
 ) -> Iterator[tuple[str, Row]]:
     """Yield every row of a table by its columns, with its place for messages; blank lines are left out.
 
@@ -33,13 +37,14 @@ def table_rows(
         required: columns that must be there; these and the ``known`` ones may be there only once.
         header: what the first line should be, for messages.
         known: further columns that are read where they are there.
+        errors: see :func:`list_lines`.
 
     Raises:
         ValueError: a column is missing or there twice, a line has more values than there are columns, or the file is
             no CSV in UTF-8; the message names the line.
         OSError: the file cannot be read.
     """
-    lines = _lines(path)
+    lines = _lines(path, errors)
     columns = [cell.strip().lower() for cell in next(lines, ("", []))[1]]
     if missing := [name for name in required if name not in columns]:
         found = ",".join(columns) or "nothing"
@@ -55,9 +60,9 @@ def table_rows(
         yield place, dict(zip_longest(columns, cells))
 
 
-def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _lines(path: Path, errors: str) -> Iterator[tuple[str, list[str]]]:
     """Yield the cells of every line that is not blank, with its place; an error in the text names the place too."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors=errors) as file:
         reader = csv.reader(
             file, strict=True, skipinitialspace=True
         )  # else an open quote swallows all lines that follow

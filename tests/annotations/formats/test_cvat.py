@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+
+from siammae.annotations.files import read_annotations, write_annotations
+from siammae.annotations.formats.registry import recognise
+from siammae.annotations.model import FrameLabels, VideoObject
+
+from .labels import SIZE, assert_same, given, keypoints, masks, renamed, video
+
+pytest.importorskip("defusedxml")
+META = "<meta><task><size>9</size><original_size><width>14</width><height>9</height></original_size></task></meta>"
+
+
+def read(tmp_path, body, **options):
+    (tmp_path / "f.xml").write_text(f"<?xml version='1.0'?>\n<annotations>{META}{body}</annotations>")
+    return read_annotations(tmp_path / "f.xml", **options)
+
+
+@given(masks(overlap=True))
+def test_cvat_masks_when_written_and_read_are_equal(tmp_path_factory, labels):
+    path = tmp_path_factory.mktemp("cvat") / "f.xml"
+    objects = tuple(VideoObject(key, category=f'<kind> & "{key % 2}"') for key in (1, 2, 7))
+    assert write_annotations(path, renamed(labels, objects=objects), format="cvat").lost == {}
+    assert recognise(path).name == "cvat"
+    again = read_annotations(path)
+    assert_same(again, labels)
+    assert (again.size, again.frame_count) == (SIZE, 5)
+    assert all(one.category == f'<kind> & "{one.id % 2}"' for one in again.objects)
+
+
+@given(keypoints(objects=(3, 4), hidden=True))
+def test_cvat_skeletons_when_written_and_read_are_equal(tmp_path_factory, labels):
+    path = tmp_path_factory.mktemp("cvat") / "f.xml"
+    assert write_annotations(path, labels, format="cvat").lost == {}
+    again = read_annotations(path)
+    assert again.joints == labels.joints
+    assert_same(again, labels)
+
+
+def test_cvat_keeps_who_made_a_frame(tmp_path):
+    frames = [
+        FrameLabels(index, {1: np.ones(SIZE, bool)}, by_person=by) for index, by in enumerate((True, False, None))
+    ]
+    write_annotations(tmp_path / "f.xml", video(frames), format="cvat")
+    assert [frame.by_person for frame in read_annotations(tmp_path / "f.xml")] == [True, False, None]
+
+
+def test_cvat_point_in_the_middle_of_the_first_pixel_is_at_zero(tmp_path):
+    labels = read(
+        tmp_path,
+        '<track id="0" label="dog" source="manual"><points frame="3" keyframe="0" outside="0" occluded="1" '
+        'points="0.50,0.50;3.00,4.50" z_order="0"></points><points frame="4" outside="1" points="1,1"/></track>',
+    )
+    (frame,) = labels
+    assert (frame.index, frame.by_person, labels.joints) == (3, False, ("1", "2"))
+    np.testing.assert_array_equal(frame.keypoints[1].points, [[0, 0], [2.5, 4]])
+    assert frame.keypoints[1].visibility.tolist() == [1, 1]
+
+
+def test_cvat_reads_polygon_tracks_and_masks_of_a_label_and_says_what_it_leaves_out(tmp_path, caplog):
+    polygon = '<polygon frame="{}" keyframe="1" outside="0" points="1.00,2.00;4.00,2.00;4.00,5.00;1.00,5.00"/>'
+    mask = (
+        '<track id="{0}" label="cat"><mask frame="{0}" keyframe="1" outside="0" rle="1, 2, 3" left="2" top="1" '
+        'width="3" height="2"/></track>'
+    )
+    labels = read(
+        tmp_path,
+        f'<track id="0" label="dog">{polygon.format(1)}{polygon.format(2)}</track>{mask.format(1)}{mask.format(2)}'
+        '<track id="5" label="dog"><box frame="1"/></track>',
+    )
+    first, second = labels
+    assert sorted(first.masks) == sorted(second.masks) == [1, 2]
+    assert [one.category for one in labels.objects] == ["dog", "cat"]
+    np.testing.assert_array_equal(np.argwhere(first.masks[1])[[0, -1]], [[2, 1], [4, 3]])
+    np.testing.assert_array_equal(np.argwhere(first.masks[2]), [[1, 3], [1, 4]])
+    assert "1 of the kind <box> are neither masks nor keypoints; left out" in caplog.text
+
+
+def test_cvat_for_images_is_read(tmp_path):
+    image = (
+        '<image id="{0}" name="f{0}.png" width="14" height="9"><polygon label="dog" source="manual" occluded="0" '
+        'points="1,2;4,2;4,5;1,5" z_order="0"/><tag label="x"/></image>'
+    )
+    frames = list(read(tmp_path, image.format(0) + image.format(7)))
+    assert [(frame.index, sorted(frame.masks), frame.by_person) for frame in frames] == [(0, [1], True), (7, [1], True)]
+
+
+MASK = (
+    '<track id="{}" label="dog"{}>'
+    '<mask frame="{}" keyframe="1" rle="{}" left="0" top="0" width="2" height="2"/></track>'
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("<track", "is no XML"),
+        (MASK.format(0, "", 0, "5"), "a run of 5 to 5 of 4 pixels"),
+        (MASK.format(0, "", 0, "x"), "a run is 'x'"),
+        (MASK.format(0, "", 0, ""), "a run is ''"),
+        (MASK.format(0, "", -1, "4"), "a shape's frame is '-1'"),
+        (MASK.format(0, ' group_id="x"', 0, "4"), "a group_id is 'x'"),
+        (MASK.format(0, "", 0, "4").replace('left="0"', 'left="13"'), "a mask reaches out of the frame"),
+        (
+            MASK.format(0, "", 0, "4") + MASK.format(1, "", 0, "4") + MASK.format(2, "", 1, "4"),
+            "frame 0 has several 'dog'",
+        ),
+        (MASK.format(0, ' task_id="1"', 0, "4") + MASK.format(0, ' task_id="2"', 0, "4"), "holds 2 tasks"),
+        ('<track id="0"><polygon frame="0" points="1,2;3"/></track>', "a polygon must be a list"),
+        ('<track id="0"><points frame="0" points="1,2;3"/></track>', "points must be x,y;x,y and so on, got '1,2;3'"),
+        ('<track id="0"><points frame="0" points="1,nan"/></track>', "a point is 'nan'"),
+        (2 * '<track id="0" group_id="1"><points frame="0" points="1,2"/></track>', "object 1 has two sets of points"),
+        (
+            '<track id="0"><skeleton frame="0"><points label="a" points="1,2;3,4"/></skeleton></track>',
+            "a joint of a skeleton has 2 points",
+        ),
+        ('<image id="0" width="15" height="9"><polygon points="1,2"/></image>', r"is for frames of \(9, 15\)"),
+    ],
+)
+def test_cvat_that_lies_is_refused(tmp_path, body, message):
+    with pytest.raises(ValueError, match=message):
+        list(read(tmp_path, body))
+
+
+@pytest.mark.parametrize(
+    "entity", ['<!ENTITY a "ha">', '<!ENTITY a SYSTEM "file:///etc/passwd">', '<!ENTITY % a SYSTEM "http://x/">', ""]
+)
+def test_cvat_with_a_dtd_or_entities_is_refused(tmp_path, entity):
+    path = tmp_path / "f.xml"
+    path.write_text(f"<?xml version='1.0'?><!DOCTYPE annotations [{entity}]><annotations>&a;</annotations>")
+    with pytest.raises(ValueError, match="defines entities or a DTD"):
+        read_annotations(path)
+
+
+def test_cvat_without_size_needs_the_video(tmp_path):
+    (tmp_path / "f.xml").write_text(f"<annotations>{MASK.format(0, '', 0, '4')}</annotations>")
+    with pytest.raises(ValueError, match="does not say how large its frames are"):
+        list(read_annotations(tmp_path / "f.xml"))
+    assert len(list(read_annotations(tmp_path / "f.xml", size=(2, 2)))) == 1

@@ -1,0 +1,137 @@
+"""Several annotated frames: what is drawn stays, what lies between comes from both sides, and memory stays flat."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import siammae
+from siammae.config import PropagationConfig
+from siammae.features import PixelExtractor
+from siammae.metrics import region_similarity
+from siammae.propagation.propagator import Propagator
+from siammae.propagation.video import follow_masks, propagate_masks
+from tests.helpers import moving_square
+
+RULES = {"model": PixelExtractor(4), "config": PropagationConfig(radius=3, queue_length=2, top_k=3)}
+
+
+@pytest.fixture
+def clip():
+    """A square that moves right, and its masks."""
+    return moving_square(9, (48, 64), step=(1, 3))
+
+
+def by_hand(video, mask, frames):
+    propagator = Propagator(RULES["model"], RULES["config"])
+    return {t: propagator.step(video[t], mask=mask if n == 0 else None) for n, t in enumerate(frames)}
+
+
+def test_one_mask_is_followed_as_by_hand_wherever_it_is(clip):
+    video, masks = clip
+    got = propagate_masks(video, {4: masks[4]}, **RULES)
+    ahead, back = by_hand(video, masks[4], range(4, 9)), by_hand(video, masks[4], range(4, -1, -1))
+    for t in range(9):
+        assert np.array_equal(got.labels[t], (ahead if t >= 4 else back)[t].label_map())
+    assert np.array_equal(
+        propagate_masks(video, {0: masks[0]}, **RULES).labels, propagate_masks(video, masks[0], **RULES).labels
+    )
+
+
+def test_annotated_frames_come_back_as_drawn_and_in_order(clip):
+    video, masks = clip
+    drawn = {0: masks[0], 3: np.roll(masks[3], 2, axis=0), 8: masks[8]}
+    results = list(follow_masks(video, drawn, **RULES))
+    assert [result.frame_index for result in results] == list(range(9))
+    for t, mask in drawn.items():
+        assert np.array_equal(results[t].label_map(), mask)
+        assert results[t].confidence.tolist() == [1.0]
+
+
+def test_two_annotated_frames_are_the_same_seen_backwards_in_time(clip):
+    video, masks = clip
+    there = propagate_masks(video, {0: masks[0], 8: masks[8]}, **RULES)
+    back = propagate_masks(video[::-1], {0: masks[8], 8: masks[0]}, **RULES)
+    assert np.array_equal(there.labels, back.labels[::-1])
+    np.testing.assert_allclose(there.confidence, back.confidence[::-1], atol=1e-6)
+
+
+def test_a_second_annotated_frame_brings_back_what_was_lost(clip):
+    video, masks = clip
+    video = video.copy()
+    video[3] = 0  # nothing to be seen: the context of two frames forgets, but for the first
+    config = RULES["config"].replace(pin_first=False, queue_length=1)
+    one, two = (
+        propagate_masks(video, given, model=RULES["model"], config=config).labels
+        for given in ({0: masks[0]}, {0: masks[0], 8: masks[8]})
+    )
+    scores = [np.mean([region_similarity(run[t] == 1, masks[t] == 1) for t in range(4, 8)]) for run in (one, two)]
+    assert scores[1] > scores[0] + 0.3
+    assert scores[1] > 0.7
+
+
+def test_an_object_drawn_later_is_followed_back_to_the_frame_before_and_no_farther(clip):
+    video, masks = clip
+    later = masks[6].copy()
+    later[40:48, 4:12] = 2  # background: stands still
+    got = propagate_masks(video, {0: masks[0], 3: masks[3], 6: later}, **RULES)
+    assert got.object_ids == (1, 2)
+    assert [bool((labels == 2).any()) for labels in got.labels] == [False] * 4 + [True] * 5
+    assert np.isnan(got.confidence[:4, 1]).all()
+    assert (got.confidence[4:, 1] > 0.3).all()
+
+
+def test_an_object_that_is_said_to_be_gone_leaves_half_way(clip):
+    video, masks = clip
+    got = propagate_masks(video, {0: masks[0], 8: np.zeros_like(masks[8])}, object_ids=[1], **RULES)
+    present = [bool((labels == 1).any()) for labels in got.labels]
+    assert present == [True] * 4 + [present[4]] + [False] * 4
+
+
+def test_a_mask_that_holds_some_ids_only_leaves_the_others_followed(clip):
+    video, masks = clip
+    first = masks[0].copy()
+    first[40:48, 4:12] = 2
+    got = propagate_masks(video, {0: first, 8: masks[8]}, **RULES)  # speaks for 1 only
+    for t in range(9):
+        assert region_similarity(got.labels[t] == 2, first == 2) > 0.5, t
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, r"masks are of the frames \[\]: they must be at least one, counted from 0"),
+        ({-1: "mask"}, r"masks are of the frames \[-1\]"),
+        ({0: "mask", 20: "mask"}, "there is a mask of frame 20, but the video ends at frame 8"),
+    ],
+)
+def test_numbers_that_the_video_has_not_are_refused(clip, given, message):
+    video, masks = clip
+    with pytest.raises(ValueError, match=message):
+        propagate_masks(video, dict.fromkeys(given, masks[0]), **RULES)
+
+
+def test_frames_of_two_sizes_before_the_first_mask_are_refused(clip):
+    video, masks = clip
+    frames = [video[0], video[1][:40], *video[2:]]
+    with pytest.raises(ValueError, match=r"frame 1 is|must have one size"):
+        propagate_masks(iter(frames), {3: masks[3]}, **RULES)
+
+
+def test_memory_stays_flat_with_five_masks_in_a_long_video():
+    video, masks = moving_square(2, (24, 32), side=8)
+
+    def peak(frames):
+        every = frames // 5
+        given = dict.fromkeys(range(0, frames, every), masks[0])
+        endless = (video[t % 2] for t in range(frames))
+        tracemalloc.start()
+        config = PropagationConfig(radius=3, queue_length=2)
+        count = sum(1 for _ in follow_masks(endless, given, model=siammae.PixelExtractor(4), config=config))
+        assert count == frames
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    peak(20)  # what is loaded once
+    assert peak(600) < 1.2 * peak(60) + 200_000
