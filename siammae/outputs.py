@@ -15,7 +15,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 PathLike = str | os.PathLike[str]
@@ -200,27 +200,25 @@ def hold_folder(folder: PathLike, *, inputs: Iterable[object] = ()) -> Iterator[
 def _lock(output: Path, place: Path) -> Iterator[None]:
     """Hold a lock file, and so find out whether its folder can be written; folders made for it go if nothing came."""
     made = [folder for folder in place.parents if not folder.exists()]
+    held: list[int] = []
     try:
-        handle = _take(output, place)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        above = next(folder for folder in place.parents if folder.exists())
-        why = error.strerror if above.is_dir() else f"{above} is no folder"
-        raise OSError(f"cannot write {output}: {why}. Choose another output.") from error
-    _held.add(handle)
-    try:
+        try:
+            _take(output, place, held)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            above = next(folder for folder in place.parents if folder.exists())
+            why = error.strerror if above.is_dir() else f"{above} is no folder"
+            raise OSError(f"cannot write {output}: {why}. Choose another output.") from error
         yield
     finally:
-        if handle in _held:
+        if held and held[0] in _held:  # else this is a forked process, which has let go
             place.unlink(missing_ok=True)  # before the lock is let go: who opens it from now on makes a new one
-            _held.remove(handle)
-            os.close(handle)
-        for folder in made:
-            try:
+            _held.discard(held[0])
+            os.close(held.pop())
+        with suppress(OSError):  # there are results in it
+            for folder in made:
                 folder.rmdir()
-            except OSError:  # there are results in it
-                break
 
 
 _held: set[int] = set()  # descriptors that hold locks
@@ -236,29 +234,43 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go)
 
 
-def _take(output: Path, place: Path) -> int:
-    """Open and lock a file; returns its descriptor, which holds the lock."""
+def _take(output: Path, place: Path, held: list[int]) -> None:
+    """Open and lock a file, and put its descriptor, which holds the lock, into a list: a signal may come any time."""
     while True:
         place.parent.mkdir(parents=True, exist_ok=True)
+        handle = None
         try:
             handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # whoever had made the folder has just removed it
-            continue
-        if not _locked(handle):
-            holder = os.read(handle, 1000).decode(errors="replace").strip() or "it does not say which"
+            if not _locked(handle):
+                holder = os.read(handle, 1000).decode(errors="replace").strip() or "it does not say which"
+                raise BlockingIOError(  # noqa: TRY301 -- it needs the handle
+                    f"another run is writing {output} ({holder}): wait for its end, or choose another output."
+                )
+            if os.path.samestat(os.fstat(handle), place.stat()):  # else its holder has removed it in between
+                os.truncate(handle, 0)
+                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                _held.add(handle)
+                held.append(handle)
+                return
+        except FileNotFoundError:  # whoever had made it or its folder has just removed it
+            pass
+        except BaseException:
+            if handle is not None and handle not in held:
+                os.close(handle)
+            if not held:
+                _drop(place)
+            raise
+        if handle is not None:
             os.close(handle)
-            raise BlockingIOError(
-                f"another run is writing {output} ({holder}): wait for its end, or choose another output."
-            )
-        try:
-            same = os.path.samestat(os.fstat(handle), place.stat())
-        except FileNotFoundError:
-            same = False
-        if same:
-            os.truncate(handle, 0)
-            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-            return handle
-        os.close(handle)  # its holder has removed it in between
+
+
+def _drop(place: Path) -> None:
+    """Remove a lock file that no run holds."""
+    with suppress(OSError):
+        handle = os.open(place, os.O_RDWR)
+        if _locked(handle):
+            place.unlink()
+        os.close(handle)
 
 
 def _locked(handle: int) -> bool:
@@ -269,10 +281,8 @@ def _locked(handle: int) -> bool:
 
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some network file systems have none
-        return True
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)  # some network file systems have no locks
     return True
 
 

@@ -140,7 +140,10 @@ def test_a_second_run_is_refused_and_says_who_is_writing(tmp_path):
 def test_outputs_that_cannot_be_written_are_refused_before_the_work(tmp_path):
     (tmp_path / "file").write_text("")
     for claim in (claim_files(tmp_path / "file" / "a.csv"), claim_folder(tmp_path / "file" / "out", MASKS)):
-        with pytest.raises(OSError, match=r"cannot write .*file/.*: file is no folder\. Choose another output"), claim:
+        with (
+            pytest.raises(OSError, match=r"cannot write .*file/.*: .*file is no folder\. Choose another output"),
+            claim,
+        ):
             pass
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from siammae.cli.inputs import load_model, read_clip
@@ -12,17 +11,21 @@ from siammae.cli.options import (
     add_clip_options,
     add_command,
     add_model_options,
+    add_overwrite_option,
     add_video_argument,
-    output_folder,
     say,
 )
+from siammae.outputs import claim_folder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
     from siammae.config import PropagationConfig
     from siammae.features import FeatureExtractor
+    from siammae.outputs import ResultFolder
 
     Rows = dict[str, list[NDArray[np.uint8]]]
 
@@ -32,7 +35,7 @@ _NOTES = """pictures, one column a frame; a row has one scale, from 0 (dark) to 
   point.png  with --point: where that patch is found in each frame. features: softmax of the cosine, as label
              propagation weighs patches, but over the whole frame. decoder: cross-attention of each decoder block while
              it predicts the patch's frame (the future) from the other one (the past), where the network has it
-Heads and blocks are numbered from 0. What is there is replaced.
+Heads and blocks are numbered from 0.
 
 examples:
   siammae attend clip.mp4 -o maps
@@ -63,21 +66,37 @@ def add_parser(commands: Commands) -> None:
         help="part of that frame which the decoder does not see (%(default)s)",
     )
     point.add_argument("--seed", type=int, default=0, metavar="N", help="of what it does not see (%(default)s)")
+    add_overwrite_option(parser)
     add_clip_options(parser)
     add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from siammae.frames import frame_rate
+
+    names = r"(cls|point)\.(png|mp4)"
+    inputs = (args.video, args.model)
+    with claim_folder(args.output, names, inputs=inputs, overwrite=args.overwrite) as results:
+        clip = _read(args)
+        tables = _tables(args, clip)
+        captions = [f"frame {number}" for number in clip]
+        rate = (frame_rate(args.video, reader=args.reader) or 25.0) / args.gap
+        results.clear()
+        for name, rows in tables.items():
+            for path in _write(results, name, rows, captions, rate, video=args.write_video):
+                say(path)
+    return 0
+
+
+def _tables(args: argparse.Namespace, clip: dict[int, NDArray[np.uint8]]) -> dict[str, Rows]:
+    """Make the rows of each picture, by its name."""
     import numpy as np
 
-    from siammae.frames import frame_rate
     from siammae.network.attention import class_attention, has_class_attention
     from siammae.propagation.context import recommended_config
     from siammae.visualize.maps import class_rows
 
-    output = output_folder(args.output)
-    clip = _read(args)
     frames = list(clip.values())
     model = load_model(args)
     config = recommended_config(model)
@@ -91,13 +110,7 @@ def run(args: argparse.Namespace) -> int:
         say("no cls.png: this network has no CLS token, or attention of another kind")
     if args.point is not None:
         tables["point"] = _point_rows(args, clip, resized, model, config.temperature)
-    output.mkdir(parents=True, exist_ok=True)
-    captions = [f"frame {number}" for number in clip]
-    rate = (frame_rate(args.video, reader=args.reader) or 25.0) / args.gap
-    for name, rows in tables.items():
-        for path in _write(output / f"{name}.png", rows, captions, rate, video=args.write_video):
-            say(path)
-    return 0
+    return tables
 
 
 def _read(args: argparse.Namespace) -> dict[int, NDArray[np.uint8]]:
@@ -156,16 +169,20 @@ def _point_rows(
     return point_rows(frames, matches)
 
 
-def _write(path: Path, rows: Rows, captions: list[str], rate: float, *, video: bool) -> list[Path]:
+def _write(
+    results: ResultFolder, name: str, rows: Rows, captions: list[str], rate: float, *, video: bool
+) -> list[Path]:
     """Write the sheet, and a video of its first two rows; returns the files."""
     from siammae.frames import VideoWriter, write_image
     from siammae.visualize import picture_table
 
-    write_image(path, picture_table(rows, columns=captions, width=_WIDTH))
+    sheet = results.path(f"{name}.png")
+    write_image(sheet, picture_table(rows, columns=captions, width=_WIDTH))
     if not video:
-        return [path]
+        return [sheet]
     first, second = list(rows.items())[:2]
-    with VideoWriter(path.with_suffix(".mp4"), fps=rate) as writer:
+    film = results.path(f"{name}.mp4")
+    with VideoWriter(film, fps=rate) as writer:
         for caption, *pair in zip(captions, first[1], second[1], strict=True):
             writer.write(picture_table({"": pair}, columns=(caption, second[0]), width=_VIDEO_WIDTH))
-    return [path, path.with_suffix(".mp4")]
+    return [sheet, film]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from siammae.cli.inputs import assignments
-from siammae.cli.options import Commands, add_command, say
+from siammae.cli.options import Commands, add_command, add_overwrite_option, say
+from siammae.outputs import claim_folder
 
 _EXAMPLES = """families:
   cropmae (and SiamMAE as re-implemented there), catmae, rsp, tobo, mae, dino, dinov2, tcore, vit (timm's names);
@@ -23,8 +25,8 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "convert", run, "turn another project's checkpoint into ours", epilog=_EXAMPLES)
     parser.add_argument("file", metavar="FILE", help=".pth, .pt, .bin or .safetensors")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="the new checkpoint, for --model")
-    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint, or a card, that is there")
     parser.add_argument("--family", default="auto", metavar="NAME", help="whose checkpoint it is (%(default)s)")
+    add_overwrite_option(parser)
     parser.add_argument(
         "--set",
         action="append",
@@ -36,6 +38,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from siammae.checkpoints.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
     from siammae.convert import convert_checkpoint
 
     fields = assignments(args.set)
@@ -44,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
             f"--set {taken.pop()}: it is no field of ModelConfig. Say whose checkpoint it is by --family, and where "
             "the new one goes by --output."
         )
-    report = convert_checkpoint(args.file, args.output, family=args.family, overwrite=args.overwrite, **fields)
+    names = "|".join(map(re.escape, (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)))
+    with claim_folder(args.output, names, inputs=(args.file,), overwrite=args.overwrite):
+        report = convert_checkpoint(args.file, args.output, family=args.family, overwrite=args.overwrite, **fields)
     say(report)
     say(f"checkpoint in {report.folder}")
     return 0

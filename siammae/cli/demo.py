@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
-from siammae.cli.options import Commands, add_command, add_model_options, add_propagation_options, say
-from siammae.cli.propagate import write_masks
+from siammae.cli.options import (
+    Commands,
+    add_command,
+    add_model_options,
+    add_overwrite_option,
+    add_propagation_options,
+    say,
+)
+from siammae.cli.propagate import MASKS, OVERLAY, write_masks
+from siammae.outputs import claim_folder
 
-_SHEET_FRAMES = 8
+_SHEET, _SHEET_FRAMES = "contact_sheet.png", 8
 
 
 def add_parser(commands: Commands) -> None:
@@ -16,6 +25,7 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "demo", run, "follow two people through a short clip that comes with siammae")
     parser.add_argument("-o", "--output", default="siammae-demo", metavar="DIR", help="(%(default)s)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_overwrite_option(parser)
     add_model_options(parser)
     add_propagation_options(parser)
 
@@ -39,17 +49,19 @@ def run(args: argparse.Namespace) -> int:
     from siammae.cli.inputs import load_propagator
     from siammae.propagation.propagator import Propagator
 
-    source = demo_data()
-    output = Path(args.output)
-    masks = output / "masks"
-    propagator = load_propagator(args, Propagator)
-    video, overlay = source / "walkers.mp4", output / "overlay.mp4"
-    say(f"following two people through {video.name} with {args.model}, from the mask of the first frame")
-    first_mask = read_mask(source / "walkers_first_mask.png")
-    count = write_masks(propagator, str(video), first_mask, masks, overlay=overlay, progress=not args.quiet)
-    sheet = _write_sheet(video, masks, count, output / "contact_sheet.png")
-    say(f"masks          {masks}/ ({count} PNGs: pixel value = object id)")
-    say(f"overlay video  {overlay}")
+    source, output = demo_data(), Path(args.output)
+    video = source / "walkers.mp4"
+    with (
+        claim_folder(output, rf"{re.escape(OVERLAY)}|{re.escape(_SHEET)}", overwrite=args.overwrite) as pictures,
+        claim_folder(output / "masks", "(?!)", numbered=MASKS, overwrite=args.overwrite) as masks,
+    ):
+        propagator = load_propagator(args, Propagator)
+        say(f"following two people through {video.name} with {args.model}, from the mask of the first frame")
+        first_mask = read_mask(source / "walkers_first_mask.png")
+        count = write_masks(propagator, str(video), first_mask, masks, overlay=pictures, progress=not args.quiet)
+        sheet = _write_sheet(video, masks.folder, count, pictures.path(_SHEET))
+    say(f"masks          {masks.folder}/ ({count} PNGs: pixel value = object id)")
+    say(f"overlay video  {pictures.folder / OVERLAY}")
     say(f"contact sheet  {sheet}")
     return 0
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from siammae.cli.entries import find_entries
-from siammae.cli.options import Commands, add_command, add_model_options, add_propagation_options, say
+from siammae.cli.options import (
+    Commands,
+    add_command,
+    add_model_options,
+    add_overwrite_option,
+    add_propagation_options,
+    say,
+)
+from siammae.outputs import claim_files, hold_folder
 
 ScoreAt = Literal["native"] | tuple[int, int]
 if TYPE_CHECKING:
@@ -42,6 +51,7 @@ class _Benchmark:
 
 
 # What --score-at says: the sizes to score at, in the order of the tables.
+_SECOND_SIZE = "-480x880"  # ends the names of its files
 _SIZES: dict[str, tuple[ScoreAt, ...]] = {
     "native": ("native",),
     "480x880": ((480, 880),),
@@ -149,6 +159,7 @@ def _add_benchmark(parser: argparse.ArgumentParser, benchmark: _Benchmark) -> No
         "features and the table shows the rules of propagation alone",
     )
     group = parser.add_argument_group("output")
+    add_overwrite_option(group)
     group.add_argument("-o", "--output", metavar="DIR", help="keep the results; an interrupted run goes on from them")
     group.add_argument("--json", metavar="FILE", help="write the scores, with all settings")
     group.add_argument("--markdown", metavar="FILE", help="write the table as Markdown")
@@ -160,11 +171,31 @@ def _add_benchmark(parser: argparse.ArgumentParser, benchmark: _Benchmark) -> No
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from siammae.distributed import is_main_process
-    from siammae.evaluation.comparison import compare_entries, make_benchmark
     from siammae.evaluation.plot import require_matplotlib
 
     if args.plot:
         require_matplotlib()  # now, and not after an hour of scoring
+    with _outputs(args) if is_main_process() else nullcontext():
+        return _evaluate(args)
+
+
+@contextmanager
+def _outputs(args: argparse.Namespace) -> Iterator[None]:
+    """Hold all that the options name for writing."""
+    endings = ("", _SECOND_SIZE) if getattr(args, "score_at", "") == "both" else ("",)
+    files = [_with_ending(name, ending) for name in (args.json, args.markdown) if name for ending in endings]
+    inputs = (args.root, args.results, *(args.model or ()))
+    with claim_files(*files, args.plot, inputs=inputs, overwrite=args.overwrite), ExitStack() as held:
+        if args.output is not None:
+            held.enter_context(hold_folder(args.output, inputs=inputs))
+        yield
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    """Score, print and write."""
+    from siammae.distributed import is_main_process
+    from siammae.evaluation.comparison import compare_entries, make_benchmark
+
     names = ("split", _BENCHMARKS[args.dataset].videos, *_BENCHMARKS[args.dataset].rules)
     rules = {name: getattr(args, name) for name in names}
     if "score_at" in rules:
@@ -215,13 +246,17 @@ def _write_one(args: argparse.Namespace, result: EvaluationResult, several: bool
     return _write(args, result.save, result.markdown(), f"-{result.scored_at}" if several and result.scored_at else "")
 
 
+def _with_ending(name: str, ending: str) -> Path:
+    return Path(name).with_stem(Path(name).stem + ending)
+
+
 def _write(args: argparse.Namespace, save: Callable[[Path], None], markdown: str, ending: str = "") -> list[str]:
     from siammae.evaluation.results import write_text
 
     written = []
     for name, write in ((args.json, save), (args.markdown, lambda path: write_text(path, markdown))):
         if name:
-            path = Path(name).with_stem(Path(name).stem + ending)
+            path = _with_ending(name, ending)
             write(path)
             written.append(str(path))
     return written

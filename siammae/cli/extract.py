@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from siammae.cli.inputs import load_model, shown_frames
-from siammae.cli.options import Commands, add_command, add_model_options, add_video_argument, say
+from siammae.cli.options import Commands, add_command, add_model_options, add_overwrite_option, add_video_argument, say
+from siammae.outputs import claim_files, whole
 
 _EXAMPLE = """The file holds one tensor "features" (T, C, h, w) and the checkpoint's name in its metadata:
   from safetensors.torch import load_file
@@ -23,6 +24,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--no-norm", action="store_true", help="leave out the final layer norm")
     parser.add_argument("--batch-size", type=int, default=4, help="frames encoded at once (%(default)s)")
     parser.add_argument("--half", action="store_true", help="store float16: half the size")
+    add_overwrite_option(parser)
     add_model_options(parser)
 
 
@@ -33,18 +35,14 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
     if output.suffix != ".safetensors":
         raise ValueError(f"the output is {output}: it must end in .safetensors.")
-    model = load_model(args)
-    with shown_frames(args.video, args.reader, progress=not args.quiet) as frames:
-        features = model.extract(
-            frames, resize=args.short_side, layer=args.layer, norm=not args.no_norm, batch_size=args.batch_size
-        ).cpu()
-    features = features.half() if args.half else features
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f".{output.name}.part")
-    try:
-        save_tensors({"features": features.contiguous()}, part, {"model": model.name, "layer": str(args.layer)})
-        part.replace(output)
-    finally:
-        part.unlink(missing_ok=True)
+    with claim_files(output, inputs=(args.video, args.model), overwrite=args.overwrite):
+        model = load_model(args)
+        with shown_frames(args.video, args.reader, progress=not args.quiet) as frames:
+            features = model.extract(
+                frames, resize=args.short_side, layer=args.layer, norm=not args.no_norm, batch_size=args.batch_size
+            ).cpu()
+        features = (features.half() if args.half else features).contiguous()
+        with whole(output) as part:
+            save_tensors({"features": features}, part, {"model": model.name, "layer": str(args.layer)})
     say(f"features {tuple(features.shape)} {features.dtype} (frames, channels, rows, columns) in {output}")
     return 0

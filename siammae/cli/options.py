@@ -24,7 +24,12 @@ Commands = Any  # argparse's type of add_subparsers() is private
 
 def say(text: object = "") -> None:
     """Print; what comes from files cannot command the terminal. Every command prints by this."""
-    print(printable(text, keep="\n\t"))  # noqa: T201 -- the one place
+    try:
+        print(printable(text, keep="\n\t"), flush=True)  # noqa: T201 -- the one place
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(f"the standard output cannot be written: {error.strerror}.") from error
 
 
 def add_command(
@@ -45,6 +50,11 @@ def add_video_argument(parser: argparse.ArgumentParser, *, progress: bool = True
     add_reader_option(parser)
     if progress:
         parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_overwrite_option(parser: argparse._ActionsContainer) -> None:
+    """Add whether results that are there are replaced: one rule and one wording for all commands."""
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are there; inputs never are")
 
 
 def add_reader_option(parser: argparse.ArgumentParser) -> None:

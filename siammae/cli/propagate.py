@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from siammae.cli.inputs import load_propagator, overlay_writer, shown_frames
@@ -12,18 +12,21 @@ from siammae.cli.options import (
     Commands,
     add_command,
     add_model_options,
+    add_overwrite_option,
     add_propagation_options,
     add_video_argument,
     say,
 )
+from siammae.outputs import claim_folder
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from siammae.frames import Backend
+    from siammae.outputs import ResultFolder
     from siammae.propagation.propagator import Propagator
 
-_MASKS = "[0-9]*.png"
+MASKS, OVERLAY = r"\d+\.png", "overlay.mp4"
 _EXAMPLES = """examples:
   siammae propagate clip.mp4 --mask first.png -o masks --overlay
   siammae propagate frames/ --mask first.png -o masks --short-side 480 --device cuda"""
@@ -42,7 +45,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="gets 00000.png, 00001.png, ...")
     parser.add_argument("--overlay", action="store_true", help="also write DIR/overlay.mp4")
-    parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds masks already")
+    add_overwrite_option(parser)
     add_model_options(parser)
     add_propagation_options(parser)
 
@@ -52,25 +55,26 @@ def run(args: argparse.Namespace) -> int:
     from siammae.annotations.masks import mask_image, read_mask
     from siammae.propagation.propagator import Propagator
 
-    output = Path(args.output)
-    if not args.overwrite and any(output.glob(_MASKS)):
-        raise ValueError(f"{output} holds masks already: choose another folder, or pass --overwrite.")
-    first_mask = mask_image(read_mask(args.mask, threshold=args.threshold))  # read once, then nothing but ids
-    propagator = load_propagator(args, Propagator)
-    overlay = output / "overlay.mp4" if args.overlay else None
-    count = write_masks(
-        propagator,
-        args.video,
-        first_mask,
-        output,
-        overlay=overlay,
-        reader=args.reader,
-        progress=not args.quiet,
-        leave_out=[args.mask],
-    )
-    say(f"{count} masks of objects {', '.join(map(str, propagator.object_ids))} in {output}/")
+    inputs = (args.video, args.mask, args.model)
+    with claim_folder(
+        args.output, re.escape(OVERLAY), numbered=MASKS, inputs=inputs, overwrite=args.overwrite
+    ) as results:
+        first_mask = mask_image(read_mask(args.mask, threshold=args.threshold))  # read once, then nothing but ids
+        propagator = load_propagator(args, Propagator)
+        overlay = results if args.overlay else None
+        count = write_masks(
+            propagator,
+            args.video,
+            first_mask,
+            results,
+            overlay=overlay,
+            reader=args.reader,
+            progress=not args.quiet,
+            leave_out=[args.mask],
+        )
+    say(f"{count} masks of objects {', '.join(map(str, propagator.object_ids))} in {results.folder}/")
     if overlay:
-        say(f"overlay video: {overlay}")
+        say(f"overlay video: {results.folder / OVERLAY}")
     return 0
 
 
@@ -78,17 +82,27 @@ def write_masks(
     propagator: Propagator,
     video: str,
     first_mask: object,
-    output: Path,
+    masks: ResultFolder,
     *,
-    overlay: Path | None,
+    overlay: ResultFolder | None,
     reader: Backend = "auto",
     progress: bool,
     leave_out: Collection[str] = (),
 ) -> int:
     """Follow a video and write each mask as soon as it is there; returns the number of frames.
 
-    The folder is made, and masks of an earlier run are removed from it, once the first frame has gone well. Masks
-    written before an error stay and are whole; the overlay video appears at the end only.
+    Results of an earlier run are removed once the first frame has gone well: a shorter video would leave old masks
+    among the new. Masks written before an error stay and are whole; the overlay video appears at the end only.
+
+    Args:
+        propagator: what follows.
+        video: see :func:`siammae.read_frames`.
+        first_mask: of the first frame.
+        masks: gets 00000.png and so on.
+        overlay: gets a video, too; None makes none.
+        reader: decodes the video.
+        progress: show a bar.
+        leave_out: files in a folder of frames that are none.
     """
     from siammae.annotations.masks import mask_name, write_mask
     from siammae.frames import count_frames
@@ -101,17 +115,11 @@ def write_masks(
             result = propagator.step(frame, mask=first_mask if count == 0 else None)  # type: ignore[arg-type]
             labels = result.label_map()
             if count == 0:
-                _make_room(output)
-                writer = stack.enter_context(overlay_writer(overlay, video, reader))
-            write_mask(output / mask_name(count, expected), labels)
+                masks.clear()
+                film = overlay.path(OVERLAY) if overlay else None
+                writer = stack.enter_context(overlay_writer(film, video, reader))
+            write_mask(masks.path(mask_name(count, expected)), labels)
             if writer:
                 writer.write(overlay_masks(frame, labels))
             count += 1
     return count
-
-
-def _make_room(folder: Path) -> None:
-    """Make the folder and empty it of masks: a shorter video would leave old ones among the new."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(_MASKS):
-        old.unlink()

@@ -13,10 +13,12 @@ from siammae.cli.options import (
     add_clip_options,
     add_command,
     add_model_options,
+    add_overwrite_option,
     add_video_argument,
     output_folder,
     say,
 )
+from siammae.outputs import claim_files
 
 if TYPE_CHECKING:
     from siammae.visualize.reconstruction import Reconstruction
@@ -44,7 +46,7 @@ def add_parser(commands: Commands) -> None:
         required=True,
         metavar="PATH",
         help=f"a folder, which gets {_NAME}.png, .gif and .mp4, or one file: .png or .jpg = all frames on one strip, "
-        ".gif, .mp4, .avi or .webm = one after the other; what is there is replaced",
+        ".gif, .mp4, .avi or .webm = one after the other",
     )
     parser.add_argument(
         "--past",
@@ -59,6 +61,7 @@ def add_parser(commands: Commands) -> None:
         "--size", type=int, metavar="PIXELS", help="side of the middle square that enters (the network's image_size)"
     )
     parser.add_argument("--fps", type=float, default=2.0, help="of animations (%(default)s)")
+    add_overwrite_option(parser)
     add_clip_options(parser)
     add_model_options(parser)
 
@@ -69,22 +72,22 @@ def run(args: argparse.Namespace) -> int:
 
     targets = _targets(Path(args.output))
     past = _past(args.past)
-    clip = read_clip(args)
-    numbers = list(clip)
-    shown = reconstruct(
-        list(clip.values()),
-        model=load_model(args),
-        past=past,
-        mask_ratio=args.mask_ratio,
-        seed=args.seed,
-        size=args.size,
-    )
-    pairs = list(pairwise(numbers))
-    if past != "previous":
-        pairs = [(numbers[past], number) for number in numbers if number != numbers[past]]
-    for target in targets:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _write(shown, target, [f"frame {second} from {first}" for first, second in pairs], args.fps)
+    with claim_files(*targets, inputs=(args.video, args.model), overwrite=args.overwrite):
+        clip = read_clip(args)
+        numbers = list(clip)
+        shown = reconstruct(
+            list(clip.values()),
+            model=load_model(args),
+            past=past,
+            mask_ratio=args.mask_ratio,
+            seed=args.seed,
+            size=args.size,
+        )
+        pairs = list(pairwise(numbers))
+        if past != "previous":
+            pairs = [(numbers[past], number) for number in numbers if number != numbers[past]]
+        for target in targets:
+            _write(shown, target, [f"frame {second} from {first}" for first, second in pairs], args.fps)
     if len(numbers) < args.frames:
         say(f"the video ends after {len(numbers)} of {args.frames} frames")
     size, hidden = "x".join(map(str, shown.target.shape[1:3])), int(shown.hidden[0].sum())

@@ -6,7 +6,15 @@ import argparse
 from typing import Any
 
 from siammae.cli.inputs import as_assignments, load_model, propagation_config
-from siammae.cli.options import Commands, add_command, add_model_options, add_propagation_options, say
+from siammae.cli.options import (
+    Commands,
+    add_command,
+    add_model_options,
+    add_overwrite_option,
+    add_propagation_options,
+    say,
+)
+from siammae.outputs import claim_files
 
 _VIDEOS = {"davis": "sequences", "vip": "videos", "jhmdb": "clips"}
 _SPLITS = {"davis": "train", "vip": "train", "jhmdb": "split1"}
@@ -41,6 +49,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the videos (1)")
     parser.add_argument("--json", metavar="FILE", help="write all trials")
+    add_overwrite_option(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_model_options(parser)
     add_propagation_options(parser)
@@ -49,9 +58,19 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from siammae.distributed import is_main_process
-    from siammae.evaluation.sweeping import sweep
 
     grid = dict(_values(text) for text in args.grid)
+    with claim_files(
+        args.json if is_main_process() else None, inputs=(args.root, args.model), overwrite=args.overwrite
+    ):
+        return _sweep(args, grid)
+
+
+def _sweep(args: argparse.Namespace, grid: dict[str, list[Any]]) -> int:
+    """Search, print and write."""
+    from siammae.distributed import is_main_process
+    from siammae.evaluation.sweeping import sweep
+
     model = load_model(args)
     found = sweep(
         args.dataset,

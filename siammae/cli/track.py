@@ -13,10 +13,12 @@ from siammae.cli.options import (
     Commands,
     add_command,
     add_model_options,
+    add_overwrite_option,
     add_propagation_options,
     add_video_argument,
     say,
 )
+from siammae.outputs import claim_files, whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,29 +43,40 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--points", required=True, metavar="CSV", help="the first frame's keypoints")
     parser.add_argument("-o", "--output", required=True, metavar="CSV", help="gets the keypoints of every frame")
     parser.add_argument("--overlay", action="store_true", help="also write a video beside the output (.mp4)")
+    add_overwrite_option(parser)
     add_model_options(parser)
     add_propagation_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from siammae.annotations.keypoints import read_points
-    from siammae.propagation.keypoint_propagator import KeypointPropagator
-
     output = Path(args.output)
     if output.suffix != ".csv":
         raise ValueError(f"the output is {output}: it must end in .csv.")
+    overlay = output.with_suffix(".mp4")
+    outputs = (output, overlay) if args.overlay else (output,)
+    again = output.exists()
+    with claim_files(*outputs, inputs=(args.video, args.points, args.model), overwrite=args.overwrite):
+        count, names = _track(args, output, overlay if args.overlay else None)
+    say(f"{len(names)} keypoints in {count} frames: {output}")
+    if args.overlay:
+        say(f"overlay video: {overlay}")
+    elif again and overlay.exists() and not overlay.samefile(args.video):
+        say(f"{overlay} is not of this run: pass --overlay to replace it, too.")
+    return 0
+
+
+def _track(args: argparse.Namespace, output: Path, overlay: Path | None) -> tuple[int, list[str]]:
+    """Write the files; returns the number of frames and the names of the keypoints."""
+    from siammae.annotations.keypoints import read_points
+    from siammae.propagation.keypoint_propagator import KeypointPropagator
+
     names, points = read_points(Path(args.points))
     propagator = load_propagator(args, KeypointPropagator)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    overlay = output.with_suffix(".mp4") if args.overlay else None
     count = _write_tracks(
         propagator, args.video, names, points, output, overlay, reader=args.reader, progress=not args.quiet
     )
-    say(f"{len(names)} keypoints in {count} frames: {output}")
-    if overlay:
-        say(f"overlay video: {overlay}")
-    return 0
+    return count, names
 
 
 def _write_tracks(
@@ -79,10 +92,9 @@ def _write_tracks(
 ) -> int:
     from siammae.visualize import overlay_keypoints
 
-    part = output.with_name(f".{output.name}.part")
     count = 0
     with ExitStack() as stack:
-        stack.callback(part.unlink, missing_ok=True)
+        part = stack.enter_context(whole(output))
         file = stack.enter_context(part.open("w", newline="", encoding="utf-8"))
         writer = stack.enter_context(overlay_writer(overlay, video, reader))
         rows = csv.writer(file)
@@ -95,6 +107,4 @@ def _write_tracks(
                 shown = names if len(names) <= _READABLE_NAMES else None
                 writer.write(overlay_keypoints(frame, result.points, confidence=result.confidence, names=shown))
             count += 1
-        file.close()
-        part.replace(output)
     return count

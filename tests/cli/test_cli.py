@@ -22,6 +22,7 @@ from siammae.cli import main
 from siammae.cli.demo import demo_data
 from siammae.cli.inputs import pick_device
 from siammae.cli.options import field_help
+from siammae.outputs import MARKER
 
 TINY = siammae.ModelConfig(
     patch_size=8, image_size=32, embed_dim=32, depth=2, num_heads=2, decoder_dim=32, decoder_depth=1, decoder_heads=2
@@ -124,7 +125,9 @@ def test_propagate_equals_the_library_call(clip, weights, tmp_path):
 def test_propagate_when_folder_holds_masks_refuses_unless_told(clip, weights, tmp_path, capsys):
     argv = ["propagate", clip / "frames", "--mask", clip / "mask.png", "-o", tmp_path, "--model", weights, "--quiet"]
     siammae.write_mask(tmp_path / "00099.png", np.zeros((48, 64), np.uint8))
-    assert "holds masks already" in fails(capsys, *argv)
+    assert "holds 00099.png already: choose another output, or pass --overwrite" in fails(capsys, *argv)
+    assert "00099.png, which siammae did not write" in fails(capsys, *argv, "--overwrite")
+    (tmp_path / MARKER).write_text("00099.png\n")
     fails(capsys, *argv, "--overwrite", "--set", "first_labels=none")
     fails(capsys, *argv[:3], clip / "clip.mp4", *argv[4:], "--overwrite")
     wrong_size = tmp_path / "wrong.png"
@@ -146,7 +149,7 @@ def test_propagate_when_video_stops_half_way_keeps_whole_masks_and_says_where(cl
     out = tmp_path / "out"
     argv = ["propagate", cut, "--mask", clip / "mask.png", "-o", out, "--overlay", "--model", weights, "--quiet"]
     error = fails(capsys, *argv)
-    masks = sorted(out.iterdir())
+    masks = sorted(set(out.iterdir()) - {out / MARKER})
     assert 0 < len(masks) < 20
     assert str(len(masks)) in error
     assert [mask.name for mask in masks] == [f"{index:05d}.png" for index in range(len(masks))]  # no overlay, no parts
@@ -220,9 +223,11 @@ def test_extract_writes_what_the_library_returns(clip, weights, tmp_path, capsys
     expected = model.extract(clip / "frames", resize=32, batch_size=4)
     torch.testing.assert_close(load_file(out)["features"], expected, rtol=0, atol=0)
     assert "(5, 32, 4, 5)" in capsys.readouterr().out
-    assert main([str(part) for part in [*argv, "--half"]]) == 0
+    assert main([str(part) for part in [*argv, "--half", "--overwrite"]]) == 0
     assert load_file(out)["features"].dtype == torch.float16
-    assert "the encoder has 2 blocks" in fails(capsys, *argv, "--layer", 7)  # on a line of its own, under the bar
+    assert "the encoder has 2 blocks" in fails(
+        capsys, *argv, "--layer", 7, "--overwrite"
+    )  # on a line of its own, under the bar
     assert "must end in .safetensors" in fails(capsys, "extract", clip / "frames", "-o", tmp_path / "features.npy")
 
 

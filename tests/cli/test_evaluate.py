@@ -66,7 +66,7 @@ def trees(tmp_path_factory):
 
 def evaluate(capsys, *argv):
     """Run ``siammae evaluate``; returns the printed lines."""
-    assert main(["evaluate", *map(str, argv), "--quiet"]) == 0
+    assert main(["evaluate", *map(str, argv), "--quiet", "--overwrite"]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
     return printed.out.splitlines()

@@ -8,6 +8,7 @@ from PIL import Image
 import siammae
 from siammae.cli import main
 from siammae.frames import count_frames
+from siammae.outputs import MARKER
 from tests.helpers import moving_square, tiny_model, write_video
 
 
@@ -106,7 +107,7 @@ def test_reconstruct_without_a_decoder_says_what_is_needed(clip, tmp_path, capsy
 def test_attend_writes_maps_of_cls_alone(clip, weights, tmp_path, capsys):
     out = tmp_path / "maps"
     assert runs("attend", clip, "-o", out, "--model", weights, "--frames", 3, "--gap", 2, "--short-side", 48) == 0
-    assert [path.name for path in out.iterdir()] == ["cls.png"]
+    assert sorted(path.name for path in out.iterdir()) == [MARKER, "cls.png"]
     assert str(out / "cls.png") in capsys.readouterr().out
     assert pixels(out / "cls.png").shape[1] > 3 * 190
 
@@ -115,7 +116,7 @@ def test_attend_with_a_point_writes_matches_and_videos(clip, weights, tmp_path):
     argv = ["attend", clip, "--model", weights, "--frames", 3, "--gap", 2, "--short-side", 48, "--video"]
     for name in ("a", "b"):
         assert runs(*argv, "-o", tmp_path / name, "--point", 20, 12, "--frame", 3) == 0
-    names = ["cls.mp4", "cls.png", "point.mp4", "point.png"]
+    names = [MARKER, "cls.mp4", "cls.png", "point.mp4", "point.png"]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
     assert count_frames(tmp_path / "a" / "point.mp4") == 4  # frame 3 is added to 0, 2 and 4
     for name in names[1::2]:
@@ -140,13 +141,12 @@ def test_attend_takes_timms_networks_and_says_what_they_lack(clip, tmp_path, cap
     monkeypatch.setattr("siammae.cli.attend.load_model", load)
     argv = ["attend", clip, "-o", tmp_path, "--frames", 2, "--short-side", 48, "--point", 20, 12, "--model"]
     assert runs(*argv, "timm/vit_small_patch16_224") == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cls.png", "point.png"]
-    (tmp_path / "cls.png").unlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MARKER, "cls.png", "point.png"]
     eva = "timm/eva02_tiny_patch14_224"
-    assert runs(*argv, eva) == 0
+    assert runs(*argv, eva, "--overwrite") == 0
     assert "no cls.png: this network has no CLS token, or attention of another kind" in capsys.readouterr().out
-    assert [path.name for path in tmp_path.iterdir()] == ["point.png"]
-    assert "of the kind EvaAttention" in fails(capsys, *argv[:8], "--model", eva)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MARKER, "point.png"]
+    assert "of the kind EvaAttention" in fails(capsys, *argv[:8], "--model", eva, "--overwrite")
 
 
 @pytest.mark.parametrize(
