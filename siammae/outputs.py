@@ -95,8 +95,7 @@ def claim_files(*paths: PathLike | None, inputs: Iterable[object] = (), overwrit
 class ResultFolder:
     """A folder of results that this run holds.
 
-    Attributes:
-        folder: its path.
+    Attributes: ``folder``, its path.
     """
 
     def __init__(self, folder: Path, names: re.Pattern[str]) -> None:
@@ -183,9 +182,7 @@ def claim_folder(
 
 @contextmanager
 def hold_folder(folder: PathLike, *, inputs: Iterable[object] = ()) -> Iterator[None]:
-    """Hold a folder against other runs, for commands that have rules of their own about what is in it.
-
-    Leftovers of killed runs are swept away. Arguments as of :func:`claim_folder`.
+    """Hold a folder, as :func:`claim_folder`, for commands that have rules of their own about what is in it.
 
     Raises:
         ValueError: the folder is a file or an input.
@@ -252,8 +249,8 @@ def _take(output: Path, place: Path, held: list[int]) -> None:
                 _held.add(handle)
                 held.append(handle)
                 return
-        except FileNotFoundError:  # whoever had made it or its folder has just removed it
-            pass
+        except FileNotFoundError:
+            pass  # whoever had made it or its folder has just removed it
         except BaseException:
             if handle is not None and handle not in held:
                 os.close(handle)
@@ -298,10 +295,8 @@ def _alive(name: str) -> bool:
     process = int(name.rpartition(".part")[0].rpartition(".")[2].partition("-")[0])
     try:
         os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
+    except (OSError, OverflowError) as error:
+        return isinstance(error, PermissionError)
     return process != os.getpid()
 
 
@@ -329,8 +324,8 @@ def _existing(value: object) -> Path | None:
         return None
     try:
         return path if (path := Path(value)).exists() else None
-    except (OSError, ValueError):  # a name that no file can have
-        return None
+    except (OSError, ValueError):
+        return None  # a name that no file can have
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -352,8 +347,5 @@ def _naming(path: PathLike) -> Iterator[None]:
 
 
 def _sync(part: Path) -> None:
-    handle = os.open(part, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
