@@ -21,7 +21,6 @@ from pathlib import Path
 PathLike = str | os.PathLike[str]
 
 MARKER = ".siammae"  # in a folder of results: names of the files that siammae wrote there, one a line
-_LOCK = "lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # that only writing meets, and that name no file
 _KEPT = 50  # characters of a name in that of its temporary folder: names end at 255 bytes
 
@@ -85,7 +84,7 @@ def claim_files(*paths: PathLike | None, inputs: Iterable[object] = (), overwrit
             there = target.exists()
             if any(_same(target, path) or (there and _same(target.parent, path)) for path in known):
                 raise ValueError(f"{file} is an input, and inputs are never overwritten. Choose another output.")
-            held.enter_context(_lock(target, target.with_name(f"{_beginning(target)}{_LOCK}")))
+            held.enter_context(_lock(target, target.with_name(f"{_beginning(target)}lock")))
             if target.exists() and not overwrite:
                 raise ValueError(f"{file} is there already: choose another output, or pass --overwrite.")
             _sweep(target.parent, re.escape(_beginning(target)) + r"\d+-\w+\.part")
@@ -166,7 +165,7 @@ def claim_folder(
     for source in filter(None, map(_existing, inputs)):
         if _same(target, source) or (_same(target, source.parent) and pattern.fullmatch(source.name)):
             raise ValueError(f"{source} is an input, and inputs are never overwritten. Choose another output.")
-    with _lock(target, target / f"{MARKER}.{_LOCK}"):
+    with _lock(target, target / f"{MARKER}.lock"):
         results = ResultFolder(path, pattern)
         there = results.results()
         if there and not overwrite:
