@@ -21,7 +21,6 @@ from pathlib import Path
 PathLike = str | os.PathLike[str]
 
 MARKER = ".siammae"  # in a folder of results: names of the files that siammae wrote there, one a line
-_LOCK = "lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # that only writing meets, and that name no file
 _KEPT = 50  # characters of a name in that of its temporary folder: names end at 255 bytes
 
@@ -85,7 +84,7 @@ def claim_files(*paths: PathLike | None, inputs: Iterable[object] = (), overwrit
             there = target.exists()
             if any(_same(target, path) or (there and _same(target.parent, path)) for path in known):
                 raise ValueError(f"{file} is an input, and inputs are never overwritten. Choose another output.")
-            held.enter_context(_lock(target, target.with_name(f"{_beginning(target)}{_LOCK}")))
+            held.enter_context(_lock(target, target.with_name(f"{_beginning(target)}lock")))
             if target.exists() and not overwrite:
                 raise ValueError(f"{file} is there already: choose another output, or pass --overwrite.")
             _sweep(target.parent, re.escape(_beginning(target)) + r"\d+-\w+\.part")
@@ -95,8 +94,7 @@ def claim_files(*paths: PathLike | None, inputs: Iterable[object] = (), overwrit
 class ResultFolder:
     """A folder of results that this run holds.
 
-    Attributes:
-        folder: its path.
+    Attributes: ``folder``, its path.
     """
 
     def __init__(self, folder: Path, names: re.Pattern[str]) -> None:
@@ -167,7 +165,7 @@ def claim_folder(
     for source in filter(None, map(_existing, inputs)):
         if _same(target, source) or (_same(target, source.parent) and pattern.fullmatch(source.name)):
             raise ValueError(f"{source} is an input, and inputs are never overwritten. Choose another output.")
-    with _lock(target, target / f"{MARKER}.{_LOCK}"):
+    with _lock(target, target / f"{MARKER}.lock"):
         results = ResultFolder(path, pattern)
         there = results.results()
         if there and not overwrite:
@@ -183,9 +181,7 @@ def claim_folder(
 
 @contextmanager
 def hold_folder(folder: PathLike, *, inputs: Iterable[object] = ()) -> Iterator[None]:
-    """Hold a folder against other runs, for commands that have rules of their own about what is in it.
-
-    Leftovers of killed runs are swept away. Arguments as of :func:`claim_folder`.
+    """Hold a folder, as :func:`claim_folder`, for commands that have rules of their own about what is in it.
 
     Raises:
         ValueError: the folder is a file or an input.
@@ -252,8 +248,8 @@ def _take(output: Path, place: Path, held: list[int]) -> None:
                 _held.add(handle)
                 held.append(handle)
                 return
-        except FileNotFoundError:  # whoever had made it or its folder has just removed it
-            pass
+        except FileNotFoundError:
+            pass  # whoever had made it or its folder has just removed it
         except BaseException:
             if handle is not None and handle not in held:
                 os.close(handle)
@@ -298,10 +294,8 @@ def _alive(name: str) -> bool:
     process = int(name.rpartition(".part")[0].rpartition(".")[2].partition("-")[0])
     try:
         os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
+    except (OSError, OverflowError) as error:
+        return isinstance(error, PermissionError)
     return process != os.getpid()
 
 
@@ -329,8 +323,8 @@ def _existing(value: object) -> Path | None:
         return None
     try:
         return path if (path := Path(value)).exists() else None
-    except (OSError, ValueError):  # a name that no file can have
-        return None
+    except (OSError, ValueError):
+        return None  # a name that no file can have
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -352,8 +346,5 @@ def _naming(path: PathLike) -> Iterator[None]:
 
 
 def _sync(part: Path) -> None:
-    handle = os.open(part, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
