@@ -46,8 +46,8 @@ def demo_data() -> Path:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from siammae.annotations.masks import read_mask
-    from siammae.cli.inputs import load_propagator
-    from siammae.propagation.propagator import Propagator
+    from siammae.cli.inputs import load_model, propagation_config
+    from siammae.propagation.keyframes import follow_keyframes
 
     source, output = demo_data(), Path(args.output)
     video = source / "walkers.mp4"
@@ -55,10 +55,17 @@ def run(args: argparse.Namespace) -> int:
         claim_folder(output, rf"{re.escape(OVERLAY)}|{re.escape(_SHEET)}", overwrite=args.overwrite) as pictures,
         claim_folder(output / "masks", "(?!)", numbered=MASKS, overwrite=args.overwrite) as masks,
     ):
-        propagator = load_propagator(args, Propagator)
+        model = load_model(args)
+        config = propagation_config(args, model.propagation)
         say(f"following two people through {video.name} with {args.model}, from the mask of the first frame")
         first_mask = read_mask(source / "walkers_first_mask.png")
-        count = write_masks(propagator, str(video), first_mask, masks, overlay=pictures, progress=not args.quiet)
+        count, _ = write_masks(
+            lambda frames: follow_keyframes(frames, {0: first_mask}, model, config, kernels=args.kernels),
+            str(video),
+            masks,
+            overlay=pictures,
+            progress=not args.quiet,
+        )
         sheet = _write_sheet(video, masks.folder, count, pictures.path(_SHEET))
     say(f"masks          {masks.folder}/ ({count} PNGs: pixel value = object id)")
     say(f"overlay video  {pictures.folder / OVERLAY}")

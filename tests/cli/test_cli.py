@@ -122,6 +122,36 @@ def test_propagate_equals_the_library_call(clip, weights, tmp_path):
     np.testing.assert_array_equal(np.stack(got), expected.labels)
 
 
+@pytest.mark.parametrize("way", ["--mask", "--masks"])
+def test_propagate_from_several_annotated_frames_equals_the_library_call(clip, weights, tmp_path, way):
+    (tmp_path / "given").mkdir()
+    last = np.zeros((48, 64), np.uint8)
+    last[16:32, 20:36] = 3
+    given = {1: clip / "mask.png", 4: tmp_path / "given" / "4.png"}
+    siammae.write_mask(given[4], last)
+    named = ["--mask", f"1={given[1]}", "--mask", f"4={given[4]}"]
+    if way == "--masks":
+        named = ["--masks", tmp_path / "given"]
+        siammae.write_mask(tmp_path / "given" / "00001.png", siammae.read_mask(given[1]))
+    argv = ["propagate", clip / "frames", *named, "-o", tmp_path / "out", "--overlay", "--model", weights, "--quiet"]
+    assert main([str(part) for part in argv]) == 0
+    expected = siammae.propagate_masks(clip / "frames", given, model=weights)
+    got = [siammae.read_mask(path, binary=False) for path in sorted((tmp_path / "out").glob("*.png"))]
+    np.testing.assert_array_equal(np.stack(got), expected.labels)
+    np.testing.assert_array_equal(got[4], last)
+    assert len(list(siammae.read_frames(tmp_path / "out" / "overlay.mp4"))) == 5
+
+
+def test_propagate_refuses_masks_that_are_missing_twice_or_not_numbered(clip, weights, tmp_path, capsys):
+    base = ["propagate", clip / "frames", "-o", tmp_path / "out", "--model", weights, "--quiet"]
+    mask = clip / "mask.png"
+    assert "there is no mask: pass --mask PNG for the first frame" in fails(capsys, *base)
+    assert "frame 0 has two masks" in fails(capsys, *base, "--mask", mask, "--mask", f"0={mask}")
+    assert "there is a mask of frame 9, but the video ends at frame 4" in fails(capsys, *base, "--mask", f"9={mask}")
+    assert f"{clip} holds clip.mp4: masks are named by their frames" in fails(capsys, *base, "--masks", clip)
+    assert "no folder nowhere" in fails(capsys, *base, "--masks", "nowhere")
+
+
 def test_propagate_when_folder_holds_masks_refuses_unless_told(clip, weights, tmp_path, capsys):
     argv = ["propagate", clip / "frames", "--mask", clip / "mask.png", "-o", tmp_path, "--model", weights, "--quiet"]
     siammae.write_mask(tmp_path / "00099.png", np.zeros((48, 64), np.uint8))
