@@ -88,10 +88,7 @@ def test_broken_clips_counts_each_once_and_stops_at_too_many(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="siammae"):
         for _ in range(3):
             tally.add([Skipped("a.mp4", "two\nlines"), Skipped("b.mp4", "gone")])
-    assert [record.getMessage() for record in caplog.records if record.message.startswith("skipping")] == [
-        "skipping a.mp4: two lines",
-        "skipping b.mp4: gone",
-    ]
+    assert [record.getMessage() for record in caplog.records] == ["skipping a.mp4: two lines", "skipping b.mp4: gone"]
     message = (
         r"3 of 20 clips cannot be read, more than the share max_skipped=0\.1 allows.*\n  a\.mp4: two lines\n  b\.mp4"
     )
@@ -104,9 +101,7 @@ def test_names_of_skipped_clips_forge_no_line_and_command_no_terminal(tmp_path, 
     tally = SkippedClips(2, 0.0, tmp_path / "skipped.txt")
     with pytest.raises(DatasetError, match=r"\n  a\\nb\\x1b\[2J\.mp4: no \\x07 codec$"):
         tally.add([Skipped("a\nb\x1b[2J.mp4", "no \x07 codec")])
-    assert [record.getMessage() for record in caplog.records if record.message.startswith("skipping")] == [
-        r"skipping a\nb\x1b[2J.mp4: no \x07 codec"
-    ]
+    assert [record.getMessage() for record in caplog.records] == [r"skipping a\nb\x1b[2J.mp4: no \x07 codec"]
     assert (tmp_path / "skipped.txt").read_text() == "a\\nb\\x1b[2J.mp4\tno \\x07 codec\n"
 
 
