@@ -1,10 +1,17 @@
 """What several test files share."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+
+# Commands under test hear the signals that tests send, also where the tests themselves run under nohup or behind a "&":
+# what a process ignores, its children do.
+for _number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
