@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
@@ -126,7 +127,8 @@ class _ImageReader:
         self.frame_count, self.frame_rate = len(self._pages), page_rate(self._pages)
 
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        yield from read_pages(self._pages, (number for number in numbers if number < self.frame_count))
+        # The numbers rise, and may go on for ever: every frame is asked for as a range without an end.
+        yield from read_pages(self._pages, takewhile(lambda number: number < self.frame_count, numbers))
         if numbers and numbers[-1] >= self.frame_count:
             raise VideoEndError(self.frame_count)
 
