@@ -46,6 +46,16 @@ def load() -> Any:  # noqa: ANN401 -- a module
     return av
 
 
+@lru_cache
+def _one_thread() -> dict[str, Any]:
+    """Keep FFmpeg's scaler from threads of its own, where PyAV lets it have some.
+
+    A process that was forked has its parent's scalers but not their threads, and would wait for these for ever when it
+    clears one away.
+    """
+    return {"threads": 1} if "threads" in (load().VideoFrame.reformat.__doc__ or "") else {}
+
+
 class PyAVReader:
     """See :class:`siammae.frames.FrameReader`.
 
@@ -134,7 +144,7 @@ class PyAVReader:
         try:
             if matrix not in RGB_MATRICES:
                 raise ValueError("FFmpeg has no conversion")  # noqa: TRY301 -- its releases refuse it or show it wrongly
-            rgb = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)  # (H, W, 3)
+            rgb = np.asarray(frame.to_ndarray(format="rgb24", **_one_thread()), np.uint8)  # (H, W, 3)
         except (load().FFmpegError, OSError, ValueError) as error:
             raise VideoReadError(
                 f"{self._path} cannot be read: frame {number} ({self._stream.codec_context.name}, {frame.format.name}, "

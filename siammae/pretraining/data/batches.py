@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import threading
 import time
@@ -87,6 +88,9 @@ def _readers(loader: DataLoader[Any]) -> Iterator[Iterator[Pairs | SiamMAEError]
     two halves of a step: the next batch will tell.
     """
     others = set(active_children())
+    # A forked reader must not clear away what it has from its parent: decoders wait there for threads that it lacks.
+    gc.collect()
+    gc.freeze()
     batches = iter(loader)
     readers = set(active_children()) - others
     watch: Any = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
@@ -101,6 +105,7 @@ def _readers(loader: DataLoader[Any]) -> Iterator[Iterator[Pairs | SiamMAEError]
     try:
         yield batches
     finally:
+        gc.unfreeze()
         for reader in readers:
             reader.kill()
         for reader in readers:

@@ -82,7 +82,6 @@ def check_clips(clips: Sequence[Clip], config: PretrainConfig) -> None:
 
 def _clip(name: str, path: Path, start: float | None = None, stop: float | None = None) -> Clip:
     image = path.suffix.lower() in IMAGE_SUFFIXES
-    name = name.encode(errors="backslashreplace").decode()  # it goes into UTF-8 files; the path keeps its own bytes
     return Clip(name, path, kind="image" if image else "video", start=start, stop=stop)
 
 

@@ -1,5 +1,3 @@
-import os
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -180,9 +178,3 @@ def test_open_clip_shrinks_its_frames_and_opens_nothing_unasked(video):
         assert next(clip.frames([0]))[1].shape == (48, 64, 3)
     with OpenClip(Clip("a", video.with_name("gone.avi"))):
         pass
-
-
-def test_find_clips_gives_a_file_whose_name_is_not_utf8_a_name_that_is(tmp_path):
-    touch(tmp_path, os.fsdecode(b"caf\xe9.mp4"))
-    (clip,) = find_clips(tmp_path)
-    assert (clip.name, clip.path.is_file()) == (r"caf\udce9.mp4", True)
