@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import re
 import shutil
-import socket
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -42,12 +41,13 @@ def whole(path: PathLike, *, sync: bool = True) -> Iterator[Path]:
         ValueError: ``path`` is a device, a pipe or a socket.
         OSError: it cannot be written; names ``path`` where the system does not, as for a full disk.
     """
+    import tempfile  # here: every command loads this module for its --help
+
     target = _target(Path(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     with _naming(path):
-        scratch = Path(
-            tempfile.mkdtemp(prefix=f"{_beginning(target)}{os.getpid()}-", suffix=".part", dir=target.parent)
-        )
+        begin = f"{_beginning(target)}{os.getpid()}-"
+        scratch = Path(tempfile.mkdtemp(prefix=begin, suffix=".part", dir=target.parent))
         try:
             part = scratch / target.name
             yield part
@@ -244,7 +244,7 @@ def _take(output: Path, place: Path, held: list[int]) -> None:
                 )
             if os.path.samestat(os.fstat(handle), place.stat()):  # else its holder has removed it in between
                 os.truncate(handle, 0)
-                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
                 _held.add(handle)
                 held.append(handle)
                 return
