@@ -10,7 +10,8 @@ from siammae.config import PropagationConfig
 from siammae.errors import KernelUnavailableError, VideoReadError
 from siammae.features import PixelExtractor
 from siammae.network import loading
-from siammae.propagation.propagator import KeypointPropagator, Propagator
+from siammae.propagation.keypoint_propagator import KeypointPropagator
+from siammae.propagation.propagator import Propagator
 from siammae.propagation.video import (
     VideoMasks,
     follow_keypoints,
