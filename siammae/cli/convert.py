@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import re
 
 from siammae.cli.inputs import assignments
 from siammae.cli.options import Commands, add_command, add_overwrite_option, say
-from siammae.outputs import claim_folder
 
 _EXAMPLES = """families:
   cropmae (and SiamMAE as re-implemented there), catmae, rsp, tobo, mae, dino, dinov2, tcore, vit (timm's names);
@@ -38,7 +36,6 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from siammae.checkpoints.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
     from siammae.convert import convert_checkpoint
 
     fields = assignments(args.set)
@@ -47,9 +44,7 @@ def run(args: argparse.Namespace) -> int:
             f"--set {taken.pop()}: it is no field of ModelConfig. Say whose checkpoint it is by --family, and where "
             "the new one goes by --output."
         )
-    names = "|".join(map(re.escape, (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)))
-    with claim_folder(args.output, names, inputs=(args.file,), overwrite=args.overwrite):
-        report = convert_checkpoint(args.file, args.output, family=args.family, overwrite=args.overwrite, **fields)
+    report = convert_checkpoint(args.file, args.output, family=args.family, overwrite=args.overwrite, **fields)
     say(report)
     say(f"checkpoint in {report.folder}")
     return 0
