@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from siammae.features import PixelExtractor
+from siammae.network import loading
+
 # Commands under test hear the signals that tests send, also where the tests themselves run under nohup or behind a "&":
 # what a process ignores, its children do.
 for _number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
@@ -22,6 +25,21 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the shared data in {SHARED}")
     return SHARED
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Replace loading by a record of what was loaded."""
+    names = []
+
+    def from_pretrained(name):
+        names.append(name)
+        return PixelExtractor(2)
+
+    monkeypatch.setattr(loading.SiamMAE, "from_pretrained", from_pretrained)
+    loading._load.cache_clear()
+    yield names
+    loading._load.cache_clear()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

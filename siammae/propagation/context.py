@@ -144,11 +144,10 @@ def in_turn(method: Callable[Concatenate[_P, _Arguments], _R]) -> Callable[Conca
 class Stream:
     """What both propagators do: frame to features, context to labels; nothing changes when a step fails."""
 
-    def __init__(
-        self, extractor: FeatureExtractor, config: PropagationConfig, kernels: Kernels, *, cells: int = 1
-    ) -> None:
+    def __init__(self, extractor: FeatureExtractor, config: PropagationConfig, kernels: Kernels) -> None:
         choose_kernels(kernels)  # a backend that cannot run is refused now, not at the second frame
-        self.extractor, self.config, self.kernels, self.cells = extractor, config, kernels, cells
+        self.extractor, self.config, self.kernels = extractor, config, kernels
+        self.cells = 1  # of labels on a side of a patch; masks may have more
         self.reset()
 
     def reset(self) -> None:

@@ -1,25 +1,7 @@
 """A name becomes a network, once a process."""
 
-import pytest
-
 from siammae.features import PixelExtractor
-from siammae.network import loading
 from siammae.network.loading import load_extractor
-
-
-@pytest.fixture
-def loaded(monkeypatch):
-    """Replace loading by a record of what was loaded."""
-    names = []
-
-    def from_pretrained(name):
-        names.append(name)
-        return PixelExtractor(2)
-
-    monkeypatch.setattr(loading.SiamMAE, "from_pretrained", from_pretrained)
-    loading._load.cache_clear()
-    yield names
-    loading._load.cache_clear()
 
 
 def test_load_extractor_loads_a_name_once(loaded, tmp_path):

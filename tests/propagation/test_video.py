@@ -9,7 +9,6 @@ from siammae.annotations.masks import read_mask, write_mask
 from siammae.config import PropagationConfig
 from siammae.errors import KernelUnavailableError, VideoReadError
 from siammae.features import PixelExtractor
-from siammae.network import loading
 from siammae.propagation.keypoint_propagator import KeypointPropagator
 from siammae.propagation.propagator import Propagator
 from siammae.propagation.video import (
@@ -171,21 +170,6 @@ def test_video_masks_save_writes_pngs_that_read_back_equal(tmp_path):
         assert np.array_equal(read_mask(path), expected)
         with Image.open(path) as image:
             assert image.mode == "P"
-
-
-@pytest.fixture
-def loaded(monkeypatch):
-    """Replace loading by a record of what was loaded."""
-    names = []
-
-    def from_pretrained(name):
-        names.append(name)
-        return PixelExtractor(2)
-
-    monkeypatch.setattr(loading.SiamMAE, "from_pretrained", from_pretrained)
-    loading._load.cache_clear()
-    yield names
-    loading._load.cache_clear()
 
 
 def test_propagate_masks_takes_a_models_name(loaded, video, mask):

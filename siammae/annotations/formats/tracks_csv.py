@@ -13,6 +13,7 @@ import numpy as np
 from siammae.annotations.formats.format import Feature, Format, Opening
 from siammae.annotations.formats.guards import check_bytes, finite, whole_number
 from siammae.annotations.model import Annotations, FrameLabels, Keypoints, VideoObject, Visibility
+from siammae.annotations.tables import table_rows
 
 _COLUMNS = ("frame", "name", "x", "y", "confidence")
 _NOWHERE = (-1.0, -1.0)  # how the file says that nothing is visible
@@ -42,18 +43,13 @@ def _read(path: Path, opening: Opening) -> Annotations:
     check_bytes(path)
     rows: dict[int, dict[str, tuple[float, float, float]]] = {}
     joints: dict[str, None] = {}
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.DictReader(file)
-        if missing := [name for name in _COLUMNS[:4] if name not in (reader.fieldnames or ())]:
-            raise ValueError(f"{path} has no column {missing[0]}: the first line must be {','.join(_COLUMNS)}.")
-        for row in reader:
-            place = f"{path}, line {reader.line_num}"
-            name, frame = row["name"] or "", whole_number(row["frame"], "frame", place)
-            joints[name] = None
-            if name in rows.setdefault(frame, {}):
-                raise ValueError(f"{place}: frame {frame} has {name!r} twice.")
-            sure = finite(row.get("confidence") or 1, "confidence", place)
-            rows[frame][name] = (finite(row["x"], "x", place), finite(row["y"], "y", place), sure)
+    for place, row in table_rows(path, _COLUMNS[:4], ",".join(_COLUMNS), known=_COLUMNS[4:]):
+        name, frame = row["name"] or "", whole_number(row["frame"], "frame", place)
+        joints[name] = None
+        if name in rows.setdefault(frame, {}):
+            raise ValueError(f"{place}: frame {frame} has {name!r} twice.")
+        sure = finite(row.get("confidence") or 1, "confidence", place)
+        rows[frame][name] = (finite(row["x"], "x", place), finite(row["y"], "y", place), sure)
     named = tuple(joints)
     return Annotations(
         _File(named, rows).frames, (VideoObject(1),), named, size=opening.size, frame_count=opening.frame_count

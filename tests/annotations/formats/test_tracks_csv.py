@@ -55,3 +55,10 @@ def test_tracks_refuse_a_joint_where_nothing_is(tmp_path):
     labels = video([FrameLabels(0, keypoints={1: Keypoints.of(-np.ones((1, 2)))})], joints=("nose",))
     with pytest.raises(ValueError, match="'nose' is at -1, -1, which says: nothing there"):
         write_annotations(tmp_path / "f.csv", labels, format="tracks")
+
+
+def test_tracks_with_decimal_commas_are_refused_and_not_read_as_other_places(tmp_path):
+    path = tmp_path / "f.csv"
+    path.write_text("frame,name,x,y,confidence\n0,head,108,5,120,25,1\n")
+    with pytest.raises(ValueError, match=r"line 2 has 7 values for the 5 columns .*write numbers with a point"):
+        read_annotations(path)
