@@ -1,7 +1,6 @@
 """Written videos and pictures: rates that a container can say, full disks, names."""
 
 import os
-import resource
 
 import numpy as np
 import pytest
@@ -39,14 +38,6 @@ def test_video_writer_when_the_rate_is_odd_rounds_it_to_what_the_container_can_s
     assert bool(caplog.records) == (abs(given / fps - 1) > 0.01)
 
 
-@pytest.fixture
-def disk():
-    """Let files grow to so many bytes and no further, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def write_noise(path):
     rng = np.random.default_rng(0)
     with VideoWriter(path) as video:
@@ -55,25 +46,26 @@ def write_noise(path):
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".webm"])
-def test_video_writer_when_the_disk_is_full_raises_and_leaves_the_old_file(tmp_path, disk, suffix):
+def test_video_writer_when_the_disk_is_full_raises_and_leaves_the_old_file(tmp_path, full_disk, suffix):
     path = tmp_path / f"a{suffix}"
     write_noise(path)
     size = path.stat().st_size
     path.write_bytes(b"old")
     for room in (0, 4000, size // 2, size - 300, size - 20, size - 1):
-        disk(room)
-        with pytest.raises(OSError, match=r"(?s)a\.\w+ was not written: .* of 8 frames|cannot write .*a\.mp4.*disk"):
+        with (
+            full_disk(room),
+            pytest.raises(OSError, match=r"(?s)a\.\w+ was not written: .* of 8 frames|cannot write .*a\.mp4.*disk"),
+        ):
             write_noise(path)
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif"])
-def test_write_image_when_the_disk_is_full_raises_and_names_the_file(tmp_path, disk, name):
+def test_write_image_when_the_disk_is_full_raises_and_names_the_file(tmp_path, full_disk, name):
     frame = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
     write = write_image if name != "a.gif" else lambda path, frame: write_animation(path, [frame])
-    disk(4000)
-    with pytest.raises(OSError, match=rf"File too large: '.*{name}'"):
+    with full_disk(4000), pytest.raises(OSError, match=rf"File too large: '.*{name}'"):
         write(tmp_path / name, frame)
     assert not list(tmp_path.iterdir())
 

@@ -3,11 +3,11 @@
 import multiprocessing
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -115,22 +115,12 @@ def test_error_between_two_halves_of_a_step_is_never_saved(clips, tmp_path, monk
     assert saved_step(tmp_path) is None
 
 
-def test_run_on_a_full_disk_ends_leaves_no_part_and_goes_on(clips, whole, tmp_path, monkeypatch, caplog):
+def test_run_on_a_full_disk_ends_leaves_no_part_and_goes_on(clips, whole, tmp_path, monkeypatch, full_disk, caplog):
     config = run_config(clips, tmp_path, checkpoint_every=2)
-    with monkeypatch.context() as patch:
-
-        def fill():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        interrupt_after(patch, 3, fill)
-        try:
-            with pytest.raises((OSError, RuntimeError)):
-                pretrain(config, device="cpu")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-            signal.signal(signal.SIGXFSZ, previous)
+    with monkeypatch.context() as patch, ExitStack() as ends_with_the_run:
+        interrupt_after(patch, 3, lambda: ends_with_the_run.enter_context(full_disk(10_000)))
+        with pytest.raises((OSError, RuntimeError)):
+            pretrain(config, device="cpu")
     assert "the state of step 4 cannot be saved (" in caplog.text
     assert "resume from the one before" in caplog.text
     assert [path.name for path in (tmp_path / "states").iterdir()] == ["step-00000002.pt"]

@@ -1,8 +1,6 @@
 import io
 import json
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -216,18 +214,11 @@ def test_interrupted_sharding_goes_on_and_ends_with_the_same_bytes(clips, tmp_pa
     assert len(calls) == count
 
 
-def test_sharding_on_a_full_disk_leaves_no_part_and_goes_on(clips, tmp_path):
+def test_sharding_on_a_full_disk_leaves_no_part_and_goes_on(clips, tmp_path, full_disk):
     settings = ShardSettings(short_side=36, shard_mb=SMALL)
     write_shards(clips, tmp_path / "whole", settings)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, before[1]))
-    try:
-        with pytest.raises(OSError, match=r"File too large: '.*clips-000000\.tar'"):
-            write_shards(clips, tmp_path / "parts", settings)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, previous)
+    with full_disk(15_000), pytest.raises(OSError, match=r"File too large: '.*clips-000000\.tar'"):
+        write_shards(clips, tmp_path / "parts", settings)
     assert files(tmp_path / "parts") == {}
     write_shards(clips, tmp_path / "parts", settings)
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
