@@ -63,6 +63,8 @@ class PropagationConfig(Settings):
         focus_margin: encode only the patches near the objects: their box in the frames before and so many patches
             around it; the whole frame when one of them is lost. None = always the whole frame, as all public codes.
             Masks only, and only with an extractor that can (``SiamMAE``).
+        pool_keys: the encoder's attention looks at means of so many by so many patches, see ``SiamMAE.extract``; 1 in
+            the presets of public codes. Only with an extractor that can (``SiamMAE``, plain ViTs of timm).
         refine: what is done to a mask when it is rendered, never to the labels that travel: ``"none"``, or
             ``"local-colour"`` = pixels go to the object whose colours around them fit best, see
             ``siammae.propagation.refinement``.
@@ -104,6 +106,7 @@ class PropagationConfig(Settings):
     upsampling: Literal["bilinear", "nearest"] = "bilinear"
     upsample_to: Literal["frame", "input"] = "frame"
     focus_margin: int | None = None
+    pool_keys: int = 1
     refine: Literal["none", "local-colour"] = "none"
     refine_radius: int = 8
     refine_strength: float = 0.3
@@ -141,6 +144,7 @@ class PropagationConfig(Settings):
             self.focus_margin,
             "at least 1, or None",
         )
+        check(1 <= self.pool_keys <= 16, "pool_keys", self.pool_keys, "1 to 16")
         check_choice("refine", self.refine, ("none", "local-colour"))
         check_choice("neighborhood", self.neighborhood, ("disk", "closed_disk", "square"))
         check_choice("resize_side", self.resize_side, ("short", "long"))

@@ -146,6 +146,7 @@ class Stream:
 
     def __init__(self, extractor: FeatureExtractor, config: PropagationConfig, kernels: Kernels) -> None:
         choose_kernels(kernels)  # a backend that cannot run is refused now, not at the second frame
+        _check_options(extractor, config)
         self.extractor, self.config, self.kernels = extractor, config, kernels
         self.cells = 1  # of labels on a side of a patch; masks may have more
         self.reset()
@@ -187,6 +188,8 @@ class Stream:
         region = focus.look((size[0] // patch, size[1] // patch)) if focus else None
         if region:
             options["region"] = region
+        if config.pool_keys > 1:
+            options["pool_keys"] = config.pool_keys
         features = self.extractor.extract(resized[None], **options)[0]
         if not features.isfinite().all():
             raise ValueError(
@@ -235,6 +238,17 @@ class Stream:
         self.frame_size = size
         self.queue.add(frame)
         self.frame_index += 1
+
+
+def _check_options(extractor: FeatureExtractor, config: PropagationConfig) -> None:
+    """Refuse rules that ask an extractor for what it has not."""
+    known: frozenset[str] = getattr(extractor, "extract_options", frozenset())
+    for option, field, off in (("region", "focus_margin", None), ("pool_keys", "pool_keys", 1)):
+        given = getattr(config, field)
+        if given != off and option not in known:
+            raise ValueError(
+                f"{field} is {given}, but {type(extractor).__name__}.extract knows no {option!r}: pass {field}={off}."
+            )
 
 
 class StreamPropagator:

@@ -46,11 +46,6 @@ class Propagator(StreamPropagator):
         rules = self._stream.config
         self._stream.cells = rules.label_cells
         self._focus = None if rules.focus_margin is None else Focus(rules.focus_margin, rules.label_cells)
-        if self._focus and not getattr(extractor, "takes_region", False):
-            raise ValueError(
-                f"focus_margin is {rules.focus_margin}, but {type(extractor).__name__} cannot encode a part of a "
-                "frame: pass focus_margin=None."
-            )
         self._ids: tuple[int, ...] = ()
 
     @property

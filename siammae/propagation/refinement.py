@@ -34,33 +34,50 @@ def refine_by_colour(labels: Tensor, image: Tensor, *, radius: int, strength: fl
     Returns:
         ``(L, H, W)`` float32, summing to 1 over L where any label is there. A label is 0 wherever its soft mask was.
     """
-    colours = image.to(torch.float32) / 255
     soft = labels.to(torch.float32)
     soft = soft / soft.sum(dim=0).clamp_min(_LEAST)
+    objects = soft.argmax(dim=0) > 0
+    refined = torch.zeros_like(soft)
+    refined[0] = (soft[0] > 0).to(torch.float32)
+    if not objects.any():
+        return refined
+    # Beyond the radius of all objects there is background, and it needs no colours: what counts lies in twice that.
+    part = (slice(None), *_around(objects, 2 * radius))
+    refined[part] = _refine(soft[part], image[part].to(torch.float32) / 255, radius, strength)
+    return refined
+
+
+def _around(objects: Tensor, margin: int) -> tuple[slice, slice]:
+    """Return the rows and columns of a bool mask ``(H, W)``'s box and a margin around it."""
+    ends = (
+        (there.nonzero()[0].item(), there.nonzero()[-1].item()) for there in (objects.any(dim=1), objects.any(dim=0))
+    )
+    rows, columns = (slice(max(0, int(first) - margin), int(last) + margin + 1) for first, last in ends)
+    return rows, columns
+
+
+def _refine(soft: Tensor, colours: Tensor, radius: int, strength: float) -> Tensor:
     near = _near(soft, radius)
+    moments = torch.cat([torch.ones_like(colours[:1]), colours, colours.square()])  # (7, H, W)
     for _ in range(_PASSES):
-        fits = torch.stack([_fit(colours, layer, radius) for layer in soft])
-        ratio = (fits - fits[:1]).clamp(-_CLIP, _CLIP)
-        soft = (soft * near) * torch.exp(strength * ratio)
+        background, *fits = (_fit(colours, moments, layer, radius) for layer in soft)
+        soft = soft * near
+        for layer, fit in zip(soft[1:], fits, strict=True):
+            layer *= torch.exp(strength * (fit - background).clamp(-_CLIP, _CLIP))
         soft = soft / soft.sum(dim=0).clamp_min(_LEAST)
     return soft
 
 
 def _near(soft: Tensor, radius: int) -> Tensor:
     """Tell for each label which pixels lie within the radius of one where it is the best, ``(L, H, W)`` float32."""
-    best = F.one_hot(soft.argmax(dim=0), len(soft)).permute(2, 0, 1).to(torch.float32)
-    side = 2 * radius + 1
-    rows = F.max_pool2d(best, (side, 1), stride=1, padding=(radius, 0))
-    return F.max_pool2d(rows, (1, side), stride=1, padding=(0, radius))
+    best = F.one_hot(soft.argmax(dim=0), len(soft)).permute(2, 0, 1)
+    return (_box(best, radius) > 0).to(torch.float32)
 
 
-def _fit(colours: Tensor, layer: Tensor, radius: int) -> Tensor:
+def _fit(colours: Tensor, moments: Tensor, layer: Tensor, radius: int) -> Tensor:
     """Return the log-likelihood of each pixel's colour under a label's colours around it, ``(H, W)``."""
-    weight = layer.square()
-    stacked = torch.cat([weight[None], weight * colours, weight * colours.square()])  # (7, H, W)
-    boxed = _box(stacked, radius)
-    total, first, second = boxed[:1], boxed[1:4], boxed[4:]
-    total = total.clamp_min(_LEAST)
+    boxed = _box(layer.square() * moments, radius)
+    total, first, second = boxed[:1].clamp_min(_LEAST * (2 * radius + 1) ** 2), boxed[1:4], boxed[4:]
     mean = first / total
     variance = (second / total - mean.square()).clamp_min(0) + _NOISE
     log_likelihood: Tensor = -0.5 * ((colours - mean).square() / variance + variance.log()).sum(dim=0)
@@ -68,7 +85,15 @@ def _fit(colours: Tensor, layer: Tensor, radius: int) -> Tensor:
 
 
 def _box(maps: Tensor, radius: int) -> Tensor:
-    """Average ``(N, H, W)`` over boxes; beyond the border there is nothing, and it does not count."""
-    side = 2 * radius + 1
-    rows = F.avg_pool2d(maps, (side, 1), stride=1, padding=(radius, 0), count_include_pad=True)
-    return F.avg_pool2d(rows, (1, side), stride=1, padding=(0, radius), count_include_pad=True)
+    """Sum ``(N, H, W)`` over boxes; beyond the border there is nothing.
+
+    By running sums, whose time does not grow with the radius; in float64, or small sums beside large ones were lost.
+    """
+    exact = torch.float64 if maps.is_floating_point() else torch.int64
+    for axis in (1, 2):
+        length = maps.shape[axis]
+        ends = torch.arange(length, dtype=torch.int64, device=maps.device)
+        sums = F.pad(maps.cumsum(dim=axis, dtype=exact), (1, 0) if axis == 2 else (0, 0, 1, 0))
+        high, low = (ends + radius + 1).clamp(max=length), (ends - radius).clamp(min=0)
+        maps = sums.index_select(axis, high) - sums.index_select(axis, low)
+    return maps.to(torch.float32) if exact == torch.float64 else maps
