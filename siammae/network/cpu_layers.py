@@ -181,7 +181,7 @@ class CpuAttention(Attention):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Attend within ``x`` ``(B, N, C)``; returns ``(B, N, C)``. The options are timm's."""
-        if pooling := key_pooling():
+        if (pooling := key_pooling()) is not None:
             return self._attend_to_means(x, pooling)
         if not _applies(x) or attn_mask is not None or is_causal or not self._is_plain():
             options = {"is_causal": True} if is_causal else {}  # older timm has no such option

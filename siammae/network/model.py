@@ -183,8 +183,10 @@ class SiamMAE(PretrainingModel):
             features = self.encoder(tokens, layer=layer, norm=norm)[:, 1:]  # (B, n, C)
         if whitening is not None:
             features = whitening(features)
-        part = features.transpose(1, 2).reshape(len(images), -1, bottom - top, right - left)
-        return F.pad(part, (left, w - right, top, h - bottom))
+        maps = features.unflatten(1, (bottom - top, right - left))  # type: ignore[no-untyped-call]
+        if region is not None:
+            maps = F.pad(maps, (0, 0, left, w - right, top, h - bottom))
+        return maps.permute(0, 3, 1, 2)
 
     def fit_whitening(
         self, frames: VideoSource, *, resize: int | tuple[int, int] | None = None, epsilon: float = 0.01

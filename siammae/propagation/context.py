@@ -206,9 +206,22 @@ class Stream:
         """Return the grid of labels: that of the patches, each in ``cells`` x ``cells``."""
         return features.grid[0] * self.cells, features.grid[1] * self.cells
 
-    def propagate(self, features: FrameFeatures) -> Tensor:
-        """Mix the context's labels for a new frame: ``(L, h, w)``."""
-        return self._mix(features, self.queue.features(), self.queue.labels(), self.queue.pinned)
+    def propagate(self, features: FrameFeatures, region: Region | None = None) -> Tensor:
+        """Mix the context's labels for a new frame: ``(L, h, w)``.
+
+        With a region, its patches are matched within it, in all frames, and all others are background: they were not
+        encoded.
+        """
+        context, labels, pinned = self.queue.features(), self.queue.labels(), self.queue.pinned
+        if region is None:
+            return self._mix(features, context, labels, pinned)
+        top, left, bottom, right = region
+        inside = (..., slice(self.cells * top, self.cells * bottom), slice(self.cells * left, self.cells * right))
+        query, *near = (FrameFeatures(frame.tensor[:, top:bottom, left:right]) for frame in (features, *context))
+        mixed = labels.new_zeros(labels.shape[1:])
+        mixed[0] = 1
+        mixed[inside] = self._mix(query, near, labels[inside], pinned)
+        return mixed
 
     def look_back(self, past: ContextFrame, features: FrameFeatures, labels: Tensor) -> Tensor:
         """Mix the labels of an annotated frame for one before it, as :meth:`propagate` does for one after it."""
