@@ -2,7 +2,9 @@
 
 For every label l with soft mask p_l, the weighted mean and variance of the colours in a box around a pixel, weights
 p_l squared, give how well the pixel's own colour fits the label there: the log-likelihood L_l of a normal distribution
-with independent channels. The new soft mask is the posterior over all labels,
+with independent channels. From a radius of 4 on, mean and variance are those of means over 2 x 2 pixels, and lie
+bilinearly between them: they vary slowly, and that takes a quarter of the time. The new soft mask is the posterior over
+all labels,
 
     q_l  proportional to  p_l * exp(strength * clip(L_l - L_0, -6, 6)),
 
@@ -17,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _PASSES = 2
+_STRIDE = 2  # pixels from one local mean to the next
+_SMALL = 4  # radius from which that is so; below, there is one for every pixel
 _NOISE = 5e-4  # added to the variance of colours in [0, 1]: a flat region must not be sure of itself
 _CLIP = 6.0
 _LEAST = 1e-6  # of a soft label, and of the weight of a box; below there is nothing to learn from
@@ -48,24 +52,30 @@ def refine_by_colour(labels: Tensor, image: Tensor, *, radius: int, strength: fl
 
 
 def _around(objects: Tensor, margin: int) -> tuple[slice, slice]:
-    """Return the rows and columns of a bool mask ``(H, W)``'s box and a margin around it."""
-    ends = (
-        (there.nonzero()[0].item(), there.nonzero()[-1].item()) for there in (objects.any(dim=1), objects.any(dim=0))
-    )
-    rows, columns = (slice(max(0, int(first) - margin), int(last) + margin + 1) for first, last in ends)
-    return rows, columns
+    """Return the rows and columns of a bool mask ``(H, W)``'s box and a margin around it, from a whole stride on."""
+    sides = []
+    for there in (objects.any(dim=1), objects.any(dim=0)):
+        ends = there.nonzero()
+        first, last = int(ends[0]), int(ends[-1])
+        sides.append(slice(max(0, first - margin) // _STRIDE * _STRIDE, last + margin + 1))
+    return sides[0], sides[1]
 
 
 def _refine(soft: Tensor, colours: Tensor, radius: int, strength: float) -> Tensor:
     near = _near(soft, radius)
-    moments = torch.cat([torch.ones_like(colours[:1]), colours, colours.square()])  # (7, H, W)
+    stride = _STRIDE if radius >= _SMALL else 1
+    moments = _coarser(torch.cat([colours, colours.square()]), stride)  # (6, H/2, W/2)
     for _ in range(_PASSES):
-        background, *fits = (_fit(colours, moments, layer, radius) for layer in soft)
+        background, *fits = (_fit(colours, moments, layer, radius, stride) for layer in soft)
         soft = soft * near
         for layer, fit in zip(soft[1:], fits, strict=True):
             layer *= torch.exp(strength * (fit - background).clamp(-_CLIP, _CLIP))
         soft = soft / soft.sum(dim=0).clamp_min(_LEAST)
     return soft
+
+
+def _coarser(maps: Tensor, stride: int) -> Tensor:
+    return F.avg_pool2d(maps[None], stride, ceil_mode=True, count_include_pad=False)[0]
 
 
 def _near(soft: Tensor, radius: int) -> Tensor:
@@ -74,13 +84,18 @@ def _near(soft: Tensor, radius: int) -> Tensor:
     return (_box(best, radius) > 0).to(torch.float32)
 
 
-def _fit(colours: Tensor, moments: Tensor, layer: Tensor, radius: int) -> Tensor:
+def _fit(colours: Tensor, moments: Tensor, layer: Tensor, radius: int, stride: int) -> Tensor:
     """Return the log-likelihood of each pixel's colour under a label's colours around it, ``(H, W)``."""
-    boxed = _box(layer.square() * moments, radius)
-    total, first, second = boxed[:1].clamp_min(_LEAST * (2 * radius + 1) ** 2), boxed[1:4], boxed[4:]
+    weights = _coarser(layer[None], stride).square()
+    reach = round(radius / stride)
+    boxed = _box(torch.cat([weights, weights * moments]), reach)
+    total, first, second = boxed[:1].clamp_min(_LEAST * (2 * reach + 1) ** 2), boxed[1:4], boxed[4:]
     mean = first / total
     variance = (second / total - mean.square()).clamp_min(0) + _NOISE
-    log_likelihood: Tensor = -0.5 * ((colours - mean).square() / variance + variance.log()).sum(dim=0)
+    local = torch.cat([mean, 0.5 / variance, 0.5 * variance.log().sum(dim=0, keepdim=True)])
+    local = F.interpolate(local[None], scale_factor=stride, mode="bilinear")[0, :, : layer.shape[0], : layer.shape[1]]
+    squares = (colours - local[:3]).square_().mul_(local[3:6])
+    log_likelihood: Tensor = squares.sum(dim=0).add_(local[6]).neg_()
     return log_likelihood
 
 
