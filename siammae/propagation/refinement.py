@@ -45,7 +45,8 @@ def refine_by_colour(labels: Tensor, image: Tensor, *, radius: int, strength: fl
     refined[0] = (soft[0] > 0).to(torch.float32)
     if not objects.any():
         return refined
-    # Beyond the radius of all objects there is background, and it needs no colours: what counts lies in twice that, and some strides.
+    # Beyond the radius of all objects there is background, and it needs no colours: what counts lies within twice that
+    # and some strides.
     part = (slice(None), *_around(objects, 2 * radius + 3 * _STRIDE))
     refined[part] = _refine(soft[part], image[part].to(torch.float32) / 255, radius, strength)
     return refined
