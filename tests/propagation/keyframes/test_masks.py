@@ -102,7 +102,7 @@ def test_a_mask_that_holds_some_ids_only_leaves_the_others_followed(clip):
     [
         ({}, r"masks are of the frames \[\]: they must be at least one, counted from 0"),
         ({-1: "mask"}, r"masks are of the frames \[-1\]"),
-        ({0: "mask", 20: "mask"}, "there is a mask of frame 20, but the video ends at frame 8"),
+        ({0: "mask", 20: "mask"}, "masks are given for frame 20, but the video ends at frame 8"),
     ],
 )
 def test_numbers_that_the_video_has_not_are_refused(clip, given, message):
