@@ -67,20 +67,20 @@ class Between(NamedTuple, Generic[_R]):
             backward: of the backward pass.
 
         Returns:
-            Two weights whose sum is 1. A pass from a frame that said "not there" is sure that it is nowhere. What the
-            frame after does not speak for is as the forward pass has it, and what only that one knows as the backward
-            pass has it.
+            The weight of what each pass saw. A pass from a frame that said "not there" is sure that it is nowhere: what
+            that takes is missing in their sum, which is 1 else. What the frame after does not speak for is as the
+            forward pass has it, and what only that one knows as the backward pass has it.
         """
         if key not in self.after:
             return 1.0, 0.0
         if key not in self.before:
-            return 0.0, 1.0
+            return 0.0, float(self.after[key].there)
         start, end = self.before[key], self.after[key]
         nearness = (self.number - start.frame) / (end.frame - start.frame)
         before = (1 - nearness) * (forward if start.there else 1.0)
         after = nearness * (backward if end.there else 1.0)
         share = after / (before + after) if before + after > 0 else nearness
-        return 1 - share, share
+        return (1 - share) * start.there, share * end.there
 
 
 class Kind(Protocol[_P, _R]):

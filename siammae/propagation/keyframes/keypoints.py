@@ -67,16 +67,15 @@ class _Keypoints:
 
 
 def _fuse(between: Between[SoftKeypoints], forward: torch.Tensor, backward: torch.Tensor) -> torch.Tensor:
-    """Mix the maps ``(N, h, w)`` of both passes, each keypoint by its weights; half-way from where it is not there."""
+    """Mix the maps ``(N, h, w)`` of both passes, each by its weights; nowhere where they are less than a half."""
     sure = [
         replace(between.given, scores=maps, given=None).places().confidence.tolist() for maps in (forward, backward)
     ]
     maps = []
     for row, (ahead, back) in enumerate(zip(*sure, strict=True)):
         before, after = between.weights(row, ahead, back)
-        ends = between.before.get(row), between.after.get(row)
-        absent = sum(part for part, end in zip((before, after), ends, strict=True) if end and not end.there)
-        maps.append((before * forward[row] + after * backward[row]) * (absent <= 0.5) / max(1 - absent, 0.5))
+        there = before + after
+        maps.append((before * forward[row] + after * backward[row]) * (there >= 0.5) / max(there, 0.5))
     return torch.stack(maps)
 
 
