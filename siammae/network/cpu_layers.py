@@ -128,8 +128,11 @@ def _multiply(layer: nn.Module, x: Tensor) -> Tensor:
     return layer(x)  # type: ignore[no-any-return]
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return onednn.linear(x, weight, bias) if _by_onednn(x) else F.linear(x, weight, bias)
+def _rows(layer: nn.Linear, x: Tensor, rows: slice) -> Tensor:
+    """Compute some of a plain linear layer's outputs."""
+    weight, bias = layer.weight[rows], layer._parameters["bias"]
+    part = None if bias is None else bias[rows]
+    return onednn.linear(x, weight, part) if _by_onednn(x) else F.linear(x, weight, part)
 
 
 def _attend(qkv: Tensor) -> Tensor:
@@ -205,10 +208,7 @@ class CpuAttention(Attention):
             raise ValueError("pool_keys needs plain attention: this layer has norms, a gate or dropout of its own.")
         b, n, c = x.shape
         if _is_plain_linear(self.qkv):  # the mean of products is the product of the mean
-            weights, biases = self.qkv.weight, self.qkv.bias
-            first, rest = (slice(0, c), slice(c, None))
-            parts = ((x, first), (pooling.pool(x), rest))
-            q, kv = (_product(of, weights[rows], None if biases is None else biases[rows]) for of, rows in parts)
+            q, kv = _rows(self.qkv, x, slice(0, c)), _rows(self.qkv, pooling.pool(x), slice(c, None))
         else:
             qkv = self.qkv(x)
             q, kv = qkv[..., :c], pooling.pool(qkv[..., c:])

@@ -169,8 +169,8 @@ class SiamMAE(PretrainingModel):
         norm: bool,
         std: tuple[float, float, float],
         whitening: Whitening | None,
-        region: tuple[int, int, int, int] | None,
-        pool_keys: int,
+        region: tuple[int, int, int, int] | None = None,
+        pool_keys: int = 1,
     ) -> Tensor:
         h, w = (side // self.patch_size for side in images.shape[-2:])
         tokens = self.encoder.embed(normalize(images, self.config.pixel_mean, std, self.dtype))
@@ -183,7 +183,7 @@ class SiamMAE(PretrainingModel):
             features = self.encoder(tokens, layer=layer, norm=norm)[:, 1:]  # (B, n, C)
         if whitening is not None:
             features = whitening(features)
-        maps = features.unflatten(1, (bottom - top, right - left))  # type: ignore[no-untyped-call]
+        maps: Tensor = features.unflatten(1, (bottom - top, right - left))
         if region is not None:
             maps = F.pad(maps, (0, 0, left, w - right, top, h - bottom))
         return maps.permute(0, 3, 1, 2)
