@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siammae.annotations.formats.format import Feature, Opening, Watch
+from siammae.annotations.formats.format import Feature, Format, Opening, Watch
 from siammae.annotations.formats.registry import find_format, recognise
 from siammae.annotations.model import Annotations
 from siammae.errors import printable
-from siammae.outputs import whole
+from siammae.outputs import MARKER, claim_files, claim_folder, whole
 
 if TYPE_CHECKING:
-    from siammae.frames import PathLike
+    from siammae.frames import Backend, PathLike
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ class Written:
         path: of the file or folder.
         format: its name.
         frames: how many were written.
-        lost: what the format has no place for, and how often it was met.
+        lost: what the format has no place for, and how many frames or objects lost it.
     """
 
     path: Path
@@ -63,58 +65,138 @@ def read_annotations(
         VideoReadError: the video or a mask cannot be decoded.
         ImportError: the format needs a package that is not installed.
     """
-    path = Path(path)
+    opening = Opening(size=size, sequence=sequence)
+    if video is not None:
+        opening = open_video(video, size=size, sequence=sequence, leave_out=[path])
+    return read_labels(Path(path), opening, format)
+
+
+def read_labels(path: Path, opening: Opening, format: str | None = None) -> Annotations:
+    """Read labels of a video that is known already; else as :func:`read_annotations`."""
     found = recognise(path) if format is None else find_format(format)
     if found.read is None:
         raise ValueError(f"{found.name} is written but not read.")
     if not path.exists():
         raise FileNotFoundError(f"no labels at {path}.")
-    opening = _opening(video, size, sequence)
     try:
         return found.read(path, opening)
     except (TypeError, KeyError, AttributeError, IndexError) as error:  # a value of a kind that no one thought of
         raise ValueError(f"{path} is not laid out as {found.name}: {error}.") from error
 
 
-def write_annotations(path: PathLike, annotations: Annotations, *, format: str) -> Written:
+def write_annotations(path: PathLike, annotations: Annotations, *, format: str, overwrite: bool = False) -> Written:
     """Write labels; the file or folder appears whole or not at all.
 
     What the format has no place for is left out, logged as a warning and told in the result.
 
     Args:
-        path: must not exist yet.
+        path: of the file or folder.
         annotations: as from :func:`read_annotations`.
         format: a name that ``siammae formats`` lists.
+        overwrite: replace the file, or a folder in which all files are siammae's.
 
     Returns:
         What was written and what was lost.
 
     Raises:
-        ValueError: the format is unknown or only read, it holds nothing of these labels, or cannot hold a value.
-        FileExistsError: there is something at the path.
+        ValueError: the format is unknown or only read, it holds nothing of these labels, or cannot hold a value; or the
+            folder holds files that siammae did not write.
+        FileExistsError: there is something at the path, and ``overwrite`` is False.
+        BlockingIOError: another run is writing there.
         ImportError: the format needs a package that is not installed.
     """
-    path, target = Path(path), find_format(format)
+    target = find_writable(format)
+    if Path(path).exists() and not overwrite:
+        raise FileExistsError(f"{path} exists: labels are not written over others. Choose another name, or overwrite.")
+    with claim_labels(path, target, overwrite=overwrite):
+        written = write_whole(path, annotations, target)
+    for feature, count in written.lost.items():
+        _log.warning("%s: %s has no place for %s; left out (%d times).", printable(path), format, feature, count)
+    return written
+
+
+def find_writable(name: str) -> Format:
+    """Return the format of that name.
+
+    Raises:
+        ValueError: there is none, or it is only read.
+    """
+    target = find_format(name)
+    if target.write is None:
+        raise ValueError(f"{target.name} is read but not written: siammae formats says which are.")
+    return target
+
+
+@contextmanager
+def claim_labels(
+    path: PathLike, target: Format, *, inputs: Iterable[object] = (), overwrite: bool = False
+) -> Iterator[None]:
+    """Hold the file or folder that :func:`write_whole` is going to write; see :func:`siammae.outputs.claim_files`.
+
+    Raises:
+        ValueError: it is an input, it is there and may not be replaced, or holds files that siammae did not write.
+        BlockingIOError: another run is writing it.
+        OSError: it cannot be written.
+    """
+    if target.suffix:
+        with claim_files(path, inputs=inputs, overwrite=overwrite):
+            yield
+        return
+    with claim_folder(path, "(?!)", numbered=r"[^.].*", inputs=inputs, overwrite=overwrite) as results:
+        files = [file.relative_to(path).as_posix() for file in Path(path).rglob("*") if file.is_file()]
+        if alien := [name for name in files if not (name[0] == "." or results.wrote(name))]:
+            raise ValueError(f"{path} holds {alien[0]}, which siammae did not write. Move it away.")
+        yield
+
+
+def write_whole(path: PathLike, annotations: Annotations, target: Format) -> Written:
+    """Write labels over what is there, which the caller holds by :func:`claim_labels`; nothing is logged.
+
+    Raises:
+        ValueError: the format holds nothing of these labels, or cannot hold a value.
+        ImportError: it needs a package that is not installed.
+    """
     if target.write is None:
         raise ValueError(f"{target.name} is read but not written.")
-    if path.exists():
-        raise FileExistsError(f"{path} exists: labels are not written over others. Choose another name.")
     watch = Watch(annotations, target)
     with whole(path) as scratch:
-        target.write(scratch, watch.annotations())
-    for feature, count in watch.lost.items():
-        _log.warning("%s: %s has no place for %s; left out (%d times).", printable(path), target.name, feature, count)
-    return Written(path, target.name, watch.written, watch.lost)
+        watch.add(target.write(scratch, watch.annotations()) or {})
+        if scratch.is_dir():
+            names = [file.relative_to(scratch).as_posix() for file in sorted(scratch.rglob("*"))]
+            (scratch / MARKER).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+            if (there := Path(os.path.realpath(path))).is_dir():
+                there.rename(scratch.with_name("old"))  # goes with the temporary folder that it is in now
+    return Written(Path(path), target.name, watch.written, watch.lost)
 
 
-def _opening(video: PathLike | None, size: tuple[int, int] | None, sequence: str | None) -> Opening:
-    if video is None:
-        return Opening(size=size, sequence=sequence)
+def open_video(
+    video: PathLike,
+    *,
+    size: tuple[int, int] | None = None,
+    sequence: str | None = None,
+    reader: Backend = "auto",
+    leave_out: Collection[PathLike] = (),
+) -> Opening:
+    """Look at a video whose labels are read: the frames' size, number and names.
+
+    Args:
+        video: file or folder of images.
+        size: ``(H, W)`` that it must have.
+        sequence: passed on.
+        reader: see :func:`siammae.read_frames`.
+        leave_out: files in a folder of images that are no frames.
+
+    Raises:
+        ValueError: it has another size.
+        FileNotFoundError: there is nothing at the path.
+        VideoReadError: it cannot be decoded.
+    """
     from siammae.frames import count_frames, read_frames
     from siammae.frames.images import list_pages
 
-    height, width = next(iter(read_frames(video, stop=1))).shape[:2]
+    height, width = next(iter(read_frames(video, stop=1, reader=reader, leave_out=leave_out))).shape[:2]
     if size is not None and size != (height, width):
         raise ValueError(f"size is {size} but the video has {(height, width)} (height, width). Leave it out.")
-    pages = list_pages(Path(os.fspath(video))) or []
-    return Opening((height, width), count_frames(video), tuple(page.path.stem for page in pages), sequence)
+    pages = list_pages(Path(os.fspath(video)), leave_out) or []
+    count = count_frames(video, reader=reader, leave_out=leave_out)
+    return Opening((height, width), count, tuple(page.path.stem for page in pages), sequence)

@@ -96,7 +96,8 @@ MOTS = Format(
     recognise=_recognise,
     read=_read,
     write=_write,
-    holds=frozenset({Feature.MASKS, Feature.VOID}),
+    suffix=".txt",
+    holds=frozenset({Feature.MASKS, Feature.HOLES, Feature.ALIKE, Feature.VOID}),
     categories=frozenset(_CLASSES.values()),
     limits=(
         "classes are 1 car, 2 pedestrian, 10 void; all else is written as 3. Frames keep their number; with a folder "
