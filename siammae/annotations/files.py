@@ -7,8 +7,9 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from siammae.annotations.formats.format import Feature, Format, Opening, Watch
 from siammae.annotations.formats.registry import find_format, recognise
@@ -85,7 +86,7 @@ def read_labels(path: Path, opening: Opening, format: str | None = None) -> Anno
 
 
 def write_annotations(path: PathLike, annotations: Annotations, *, format: str, overwrite: bool = False) -> Written:
-    """Write labels; the file or folder appears whole or not at all.
+    """Write labels; a file appears whole or not at all, and a folder once all of its files are made.
 
     What the format has no place for is left out, logged as a warning and told in the result.
 
@@ -93,26 +94,47 @@ def write_annotations(path: PathLike, annotations: Annotations, *, format: str, 
         path: of the file or folder.
         annotations: as from :func:`read_annotations`.
         format: a name that ``siammae formats`` lists.
-        overwrite: replace the file, or a folder in which all files are siammae's.
+        overwrite: whether a file that is there may be replaced, or a folder in which siammae wrote everything.
 
     Returns:
         What was written and what was lost.
 
     Raises:
-        ValueError: the format is unknown or only read, it holds nothing of these labels, or cannot hold a value; or the
-            folder holds files that siammae did not write.
-        FileExistsError: there is something at the path, and ``overwrite`` is False.
-        BlockingIOError: another run is writing there.
+        ValueError: the format is unknown or only read, it holds nothing of these labels, or cannot hold a value; or
+            there is something at the path that may not be replaced.
+        BlockingIOError: another run is writing there; says which.
+        OSError: it cannot be written.
         ImportError: the format needs a package that is not installed.
     """
-    target = find_writable(format)
-    if Path(path).exists() and not overwrite:
-        raise FileExistsError(f"{path} exists: labels are not written over others. Choose another name, or overwrite.")
-    with claim_labels(path, target, overwrite=overwrite):
-        written = write_whole(path, annotations, target)
-    for feature, count in written.lost.items():
-        _log.warning("%s: %s has no place for %s; left out (%d times).", printable(path), format, feature, count)
-    return written
+    with claim_labels(path, format=format, overwrite=overwrite) as write:
+        return write(annotations)
+
+
+class LabelWriter(Protocol):
+    """Writes labels to a place that is held."""
+
+    def __call__(self, annotations: Annotations, said: Collection[Feature] = ()) -> Written:
+        """Write; ``said`` are losses that need no warning any more."""
+
+
+@contextmanager
+def claim_labels(
+    path: PathLike, *, format: str, inputs: Iterable[object] = (), overwrite: bool = False
+) -> Iterator[LabelWriter]:
+    """Hold the place of labels from before they are read; yields what writes them.
+
+    Arguments and errors are those of :func:`write_annotations`; ``inputs`` are never replaced.
+    """
+    place, target = Path(path), find_writable(format)
+    if target.suffix:
+        with claim_files(place, inputs=inputs, overwrite=overwrite):
+            yield partial(_write, place, target)
+        return
+    with claim_folder(place, "(?!)", numbered=r"[^.].*", inputs=inputs, overwrite=overwrite) as results:
+        files = [file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()]
+        if alien := [name for name in files if not (name[0] == "." or results.wrote(name))]:
+            raise ValueError(f"{place} holds {alien[0]}, which siammae did not write. Move it away.")
+        yield partial(_write, place, target)
 
 
 def find_writable(name: str) -> Format:
@@ -127,46 +149,22 @@ def find_writable(name: str) -> Format:
     return target
 
 
-@contextmanager
-def claim_labels(
-    path: PathLike, target: Format, *, inputs: Iterable[object] = (), overwrite: bool = False
-) -> Iterator[None]:
-    """Hold the file or folder that :func:`write_whole` is going to write; see :func:`siammae.outputs.claim_files`.
-
-    Raises:
-        ValueError: it is an input, it is there and may not be replaced, or holds files that siammae did not write.
-        BlockingIOError: another run is writing it.
-        OSError: it cannot be written.
-    """
-    if target.suffix:
-        with claim_files(path, inputs=inputs, overwrite=overwrite):
-            yield
-        return
-    with claim_folder(path, "(?!)", numbered=r"[^.].*", inputs=inputs, overwrite=overwrite) as results:
-        files = [file.relative_to(path).as_posix() for file in Path(path).rglob("*") if file.is_file()]
-        if alien := [name for name in files if not (name[0] == "." or results.wrote(name))]:
-            raise ValueError(f"{path} holds {alien[0]}, which siammae did not write. Move it away.")
-        yield
-
-
-def write_whole(path: PathLike, annotations: Annotations, target: Format) -> Written:
-    """Write labels over what is there, which the caller holds by :func:`claim_labels`; nothing is logged.
-
-    Raises:
-        ValueError: the format holds nothing of these labels, or cannot hold a value.
-        ImportError: it needs a package that is not installed.
-    """
-    if target.write is None:
-        raise ValueError(f"{target.name} is read but not written.")
+def _write(path: Path, target: Format, annotations: Annotations, said: Collection[Feature] = ()) -> Written:
     watch = Watch(annotations, target)
     with whole(path) as scratch:
-        watch.add(target.write(scratch, watch.annotations()) or {})
+        if target.write is not None:
+            watch.add(target.write(scratch, watch.annotations()) or {})
         if scratch.is_dir():
             names = [file.relative_to(scratch).as_posix() for file in sorted(scratch.rglob("*"))]
             (scratch / MARKER).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
             if (there := Path(os.path.realpath(path))).is_dir():
                 there.rename(scratch.with_name("old"))  # goes with the temporary folder that it is in now
-    return Written(Path(path), target.name, watch.written, watch.lost)
+    for feature, count in watch.lost.items():
+        if feature not in said:
+            _log.warning(
+                "%s: %s has no place for %s; left out (%d times).", printable(path), target.name, feature, count
+            )
+    return Written(path, target.name, watch.written, watch.lost)
 
 
 def open_video(

@@ -27,7 +27,7 @@ def test_read_annotations_refuses_what_is_missing_or_unknown(tmp_path):
 def test_write_annotations_replaces_only_what_siammae_wrote_and_only_when_told(tmp_path, format):
     path, other = tmp_path / "out", Annotations(lambda: iter([FrameLabels(3, {2: np.ones((4, 6), bool)})]), size=(4, 6))
     write_annotations(path, LABELS, format=format)
-    with pytest.raises(FileExistsError, match="exists: labels are not written over others"):
+    with pytest.raises(ValueError, match="already: choose another output"):
         write_annotations(path, other, format=format)
     write_annotations(path, other, format=format, overwrite=True)
     assert [frame.index for frame in read_annotations(path, format=format)] == [3]

@@ -142,7 +142,7 @@ def _images(content: object, path: Path, opening: Opening) -> tuple[tuple[int, i
 def _index(image: _Row, name: str, path: Path, opening: Opening) -> int:
     """Find an image's frame by its name among those of the video, else by what the file says, else by its number."""
     said = image.get("frame_id", image.get("frame_index"))
-    if opening.frame_names or said is None:
+    if said is None or Path(name.replace("\\", "/")).stem in opening.frame_names:
         return opening.frame_index(name, path)
     return whole_number(said, "an image's frame", path)
 

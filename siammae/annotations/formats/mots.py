@@ -85,8 +85,10 @@ def _write(path: Path, annotations: Annotations) -> None:
             ]
             if frame.void is not None:
                 rows.append((_IGNORE_ID, _IGNORE, frame.void))
+            named = re.search(r"(\d{1,9})\D*$", frame.name)
+            number = int(named[1]) if named else frame.index  # as it is read again
             for key, kind, mask in rows:
-                file.write(f"{frame.index} {key} {kind} {mask.shape[0]} {mask.shape[1]} {encode(mask)['counts']}\n")
+                file.write(f"{number} {key} {kind} {mask.shape[0]} {mask.shape[1]} {encode(mask)['counts']}\n")
 
 
 MOTS = Format(
