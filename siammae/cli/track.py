@@ -1,14 +1,15 @@
-"""``siammae track``: keypoints of every frame from those of the first."""
+"""``siammae track``: keypoints of every frame from those of one or several annotated ones."""
 
 from __future__ import annotations
 
 import argparse
 import csv
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siammae.cli.inputs import load_propagator, overlay_writer, shown_frames
+from siammae.cli.inputs import load_model, overlay_writer, propagation_config, shown_frames
 from siammae.cli.options import (
     Commands,
     add_command,
@@ -21,26 +22,37 @@ from siammae.cli.options import (
 from siammae.outputs import claim_files, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     import numpy as np
     from numpy.typing import NDArray
 
     from siammae.frames import Backend
-    from siammae.propagation.keypoint_propagator import KeypointPropagator
+    from siammae.propagation.keypoint_propagator import FrameKeypoints
 
 _READABLE_NAMES = 8  # more names on one picture cover each other
 _FORMAT = """points file: CSV with the header name,x,y (or x,y), one keypoint a line, in pixels of the first frame;
-the centre of the top left pixel is 0,0. Of a table with frames, such as an output, frame 0 is taken.
-output: CSV with the header frame,name,x,y,confidence.
+the centre of the top left pixel is 0,0. With a column frame it gives keypoints of several frames, counted from 0; so do
+several files, as --points first.csv --points 40=later.csv. A keypoint that a frame leaves out is followed on there;
+-1,-1 says that it is not there, until a later frame gives it again.
+output: CSV with the header frame,name,x,y,confidence; -1,-1 where a keypoint is not there or not known yet.
 
-example:
-  siammae track clip.mp4 --points first.csv -o tracks.csv --overlay"""
+examples:
+  siammae track clip.mp4 --points first.csv -o tracks.csv --overlay
+  siammae track clip.mp4 --points first.csv --points 40=later.csv -o tracks.csv   # between them, both are followed"""
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
-    parser = add_command(commands, "track", run, "carry the first frame's keypoints through a video", epilog=_FORMAT)
+    parser = add_command(commands, "track", run, "carry keypoints of annotated frames through a video", epilog=_FORMAT)
     add_video_argument(parser)
-    parser.add_argument("--points", required=True, metavar="CSV", help="the first frame's keypoints")
+    parser.add_argument(
+        "--points",
+        required=True,
+        action="append",
+        metavar="[N=]CSV",
+        help="keypoints of frame N, counted from 0 (without N the first frame's, or as the file says); may be repeated",
+    )
     parser.add_argument("-o", "--output", required=True, metavar="CSV", help="gets the keypoints of every frame")
     parser.add_argument("--overlay", action="store_true", help="also write a video beside the output (.mp4)")
     add_overwrite_option(parser)
@@ -56,9 +68,11 @@ def run(args: argparse.Namespace) -> int:
     overlay = output.with_suffix(".mp4")
     outputs = (output, overlay) if args.overlay else (output,)
     again = output.exists()
-    with claim_files(*outputs, inputs=(args.video, args.points, args.model), overwrite=args.overwrite):
-        count, names = _track(args, output, overlay if args.overlay else None)
-    say(f"{len(names)} keypoints in {count} frames: {output}")
+    tables = [_numbered(text) for text in args.points]
+    inputs = (args.video, args.model, *(path for _, path in tables))
+    with claim_files(*outputs, inputs=inputs, overwrite=args.overwrite):
+        said = _track(args, tables, output, overlay if args.overlay else None)
+    say(f"{said}: {output}")
     if args.overlay:
         say(f"overlay video: {overlay}")
     elif again and overlay.exists() and not overlay.samefile(args.video):
@@ -66,30 +80,45 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _track(args: argparse.Namespace, output: Path, overlay: Path | None) -> tuple[int, list[str]]:
-    """Write the files; returns the number of frames and the names of the keypoints."""
-    from siammae.annotations.keypoints import read_points
-    from siammae.propagation.keypoint_propagator import KeypointPropagator
+def _numbered(text: str) -> tuple[int | None, Path]:
+    """Split ``40=later.csv``; None where there is no number."""
+    numbered = None if Path(text).is_file() else re.fullmatch(r"(\d+)=(.+)", text, re.DOTALL)
+    return (int(numbered[1]), Path(numbered[2])) if numbered else (None, Path(text))
 
-    names, points = read_points(Path(args.points))
-    propagator = load_propagator(args, KeypointPropagator)
+
+def _track(args: argparse.Namespace, tables: list[tuple[int | None, Path]], output: Path, overlay: Path | None) -> str:
+    """Write the files; returns what was done."""
+    from siammae.annotations.keypoints import read_points
+    from siammae.propagation.keyframes import follow_keypoint_frames
+
+    names, points = read_points(tables)
+    model = load_model(args)
+    config = propagation_config(args, model.propagation)
     count = _write_tracks(
-        propagator, args.video, names, points, output, overlay, reader=args.reader, progress=not args.quiet
+        lambda frames: follow_keypoint_frames(frames, points, model, config, kernels=args.kernels),
+        args.video,
+        names,
+        output,
+        overlay,
+        annotated=len(points),
+        reader=args.reader,
+        progress=not args.quiet,
     )
-    return count, names
+    return f"{len(names)} keypoints in {count} frames" + (f", {len(points)} of them given" if len(points) > 1 else "")
 
 
 def _write_tracks(
-    propagator: KeypointPropagator,
+    follow: Callable[[Iterable[NDArray[np.uint8]]], Iterator[FrameKeypoints]],
     video: str,
     names: list[str],
-    points: NDArray[np.float64],
     output: Path,
     overlay: Path | None,
     *,
+    annotated: int,
     reader: Backend,
     progress: bool,
 ) -> int:
+    from siammae.frames import read_frames
     from siammae.visualize import overlay_keypoints
 
     count = 0
@@ -99,12 +128,18 @@ def _write_tracks(
         writer = stack.enter_context(overlay_writer(overlay, video, reader))
         rows = csv.writer(file)
         rows.writerow(["frame", "name", "x", "y", "confidence"])
-        for frame in stack.enter_context(shown_frames(video, reader, progress=progress)):
-            result = propagator.step(frame, keypoints=points if count == 0 else None)
+        pictures = read_frames(video, reader=reader) if writer else iter(())
+        for result in follow(stack.enter_context(shown_frames(video, reader, progress=progress))):
             for name, (x, y), sure in zip(names, result.points, result.confidence, strict=True):
                 rows.writerow([count, name, f"{x:.2f}", f"{y:.2f}", f"{sure:.3f}"])
             if writer:
                 shown = names if len(names) <= _READABLE_NAMES else None
-                writer.write(overlay_keypoints(frame, result.points, confidence=result.confidence, names=shown))
+                picture = next(pictures)
+                writer.write(overlay_keypoints(picture, result.points, confidence=result.confidence, names=shown))
             count += 1
+        if 1 < count == annotated:
+            raise ValueError(
+                f"the points are of all {count} frames, so there is nothing to follow: leave in those that were "
+                "marked by hand. Tracks of an earlier run have a line for every frame."
+            )
     return count

@@ -23,8 +23,8 @@ from siammae.frames import PathLike, VideoSource, count_frames, read_frames
 from siammae.network.loading import load_extractor
 from siammae.outputs import claim_folder
 from siammae.propagation.affinity import Kernels
-from siammae.propagation.keyframes import follow_keyframes
-from siammae.propagation.keypoint_propagator import FrameKeypoints, KeypointPropagator
+from siammae.propagation.keyframes import follow_keyframes, follow_keypoint_frames
+from siammae.propagation.keypoint_propagator import FrameKeypoints
 from siammae.propagation.labels import FrameMasks
 
 _MASK_NAME = r"[0-9]{5,}\.png"
@@ -81,7 +81,7 @@ class VideoKeypoints:
     """Keypoints of a whole video.
 
     Attributes:
-        points: ``(T, N, 2)`` float32 x, y in pixels.
+        points: ``(T, N, 2)`` float32 x, y in pixels; -1, -1 where a keypoint is not there or not known yet.
         confidence: ``(T, N)`` float32 in [0, 1].
     """
 
@@ -204,40 +204,44 @@ def propagate_masks(
 
 def follow_keypoints(
     video: VideoSource,
-    first_keypoints: NDArray[np.floating],
+    keypoints: NDArray[np.floating] | Mapping[int, NDArray[np.floating]],
     *,
     model: FeatureExtractor | PathLike = DEFAULT_WEIGHTS,
     config: PropagationConfig | None = None,
     kernels: Kernels = "auto",
     progress: bool = False,
 ) -> Iterator[FrameKeypoints]:
-    """Follow the keypoints of the first frame, yielding each frame's as soon as they are there.
+    """Follow the keypoints of one or several annotated frames, yielding each frame's as soon as they are there.
 
-    Arguments and errors are those of :func:`propagate_keypoints`; memory does not grow with the video.
+    Arguments and errors are those of :func:`propagate_keypoints`; memory does not grow with the video. What lies
+    between two annotated frames comes once the second one was reached, and waits on disk until then.
 
     Yields:
-        Points ``(N, 2)`` and confidence ``(N,)``, the first frame included.
+        Points ``(N, 2)`` and confidence ``(N,)``, the annotated frames included.
     """
-    propagator = KeypointPropagator(load_extractor(model), config, kernels=kernels)
-
-    for index, frame in enumerate(_shown(video, progress)):
-        yield propagator.step(frame, keypoints=first_keypoints if index == 0 else None)
+    given = keypoints if isinstance(keypoints, Mapping) else {0: keypoints}
+    yield from follow_keypoint_frames(_shown(video, progress), given, load_extractor(model), config, kernels=kernels)
 
 
 def propagate_keypoints(
     video: VideoSource,
-    first_keypoints: NDArray[np.floating],
+    keypoints: NDArray[np.floating] | Mapping[int, NDArray[np.floating]],
     *,
     model: FeatureExtractor | PathLike = DEFAULT_WEIGHTS,
     config: PropagationConfig | None = None,
     kernels: Kernels = "auto",
     progress: bool = False,
 ) -> VideoKeypoints:
-    """Follow the keypoints of the first frame through a video.
+    """Follow the keypoints of one or several annotated frames through a video.
+
+    Frames before the first annotated one are followed backwards; those between two are followed from both, and each
+    keypoint is taken from where it is nearer and surer.
 
     Args:
         video: a path, folder of images, array, tensor or iterable of RGB frames; see :func:`read_frames`.
-        first_keypoints: ``(N, 2)`` x, y in pixels of the first frame; pixel (0, 0) has its centre at 0.0.
+        keypoints: of the first frame, ``(N, 2)`` x, y in pixels with the centre of pixel (0, 0) at 0.0; or frame number
+            to keypoints, ``{0: first, 40: later}``, the same N in all. A row of NaN says nothing: that keypoint is
+            followed on. A row of -1, -1 says that it is not there, until a later frame gives it again.
         model: a checkpoint's name, or any extractor.
         config: the rules; None = what the model recommends, else the defaults.
         kernels: backend of the affinity; see :func:`available_kernels`.
@@ -252,7 +256,7 @@ def propagate_keypoints(
         FileNotFoundError: a path does not exist.
         KernelUnavailableError: the backend asked for cannot run here.
     """
-    results = follow_keypoints(video, first_keypoints, model=model, config=config, kernels=kernels, progress=progress)
+    results = follow_keypoints(video, keypoints, model=model, config=config, kernels=kernels, progress=progress)
     points, confidence = zip(*results, strict=True)
     return VideoKeypoints(np.stack(points), np.stack(confidence))
 

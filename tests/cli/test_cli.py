@@ -147,7 +147,7 @@ def test_propagate_refuses_masks_that_are_missing_twice_or_not_numbered(clip, we
     mask = clip / "mask.png"
     assert "there is no mask: pass --mask PNG for the first frame" in fails(capsys, *base)
     assert "frame 0 has two masks" in fails(capsys, *base, "--mask", mask, "--mask", f"0={mask}")
-    assert "there is a mask of frame 9, but the video ends at frame 4" in fails(capsys, *base, "--mask", f"9={mask}")
+    assert "masks are given for frame 9, but the video ends at frame 4" in fails(capsys, *base, "--mask", f"9={mask}")
     assert f"{clip} holds clip.mp4: masks are named by their frames" in fails(capsys, *base, "--masks", clip)
     assert "no mask at nowhere" in fails(capsys, *base, "--masks", "nowhere")
 
@@ -219,6 +219,27 @@ def test_track_writes_names_positions_and_confidence(clip, weights, tmp_path):
     assert rows[0] == {"frame": "0", "name": "left", "x": "10.00", "y": "20.00", "confidence": "1.000"}
     assert {row["name"] for row in rows} == {"left", "right"}
     assert sorted(path.name for path in out.parent.iterdir()) == ["tracks.csv", "tracks.mp4"]
+
+
+def test_track_takes_keypoints_of_several_frames(clip, weights, tmp_path, capsys):
+    (tmp_path / "later.csv").write_text("name,x,y\nright,36,28\nleft,-1,-1\nlate,30,20\n")
+    argv = ["track", clip / "frames", "--points", clip / "points.csv", "--points", f"4={tmp_path / 'later.csv'}"]
+    out = tmp_path / "tracks.csv"
+    assert main([str(part) for part in [*argv, "-o", out, "--overlay", "--model", weights]]) == 0
+    assert "3 keypoints in 5 frames, 2 of them given" in capsys.readouterr().out
+    with out.open() as file:
+        rows = {(int(row["frame"]), row["name"]): (row["x"], row["y"]) for row in csv.DictReader(file)}
+    assert len(rows) == 3 * 5
+    nowhere = ("-1.00", "-1.00")
+    assert rows[0, "left"] == ("10.00", "20.00")
+    assert rows[4, "right"] == ("36.00", "28.00")
+    assert rows[4, "left"] == rows[3, "left"] == rows[0, "late"] == nowhere
+    assert rows[1, "left"] != nowhere
+    assert rows[1, "late"] != nowhere  # followed back from frame 4
+    frames = [str(part) for part in ["--points", out, "-o", tmp_path / "again.csv", "--model", weights]]
+    assert main(["track", str(clip / "frames"), *frames]) == 1
+    assert "the points are of all 5 frames, so there is nothing to follow" in capsys.readouterr().err
+    assert not (tmp_path / "again.csv").exists()
 
 
 @pytest.mark.parametrize(
