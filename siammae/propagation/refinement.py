@@ -40,7 +40,7 @@ def refine_by_colour(labels: Tensor, image: Tensor, *, radius: int, strength: fl
     """
     soft = labels.to(torch.float32)
     soft = soft / soft.sum(dim=0).clamp_min(_LEAST)
-    objects = soft.argmax(dim=0) > 0
+    objects = (soft[1:] > soft[:1]).any(dim=0)
     refined = torch.zeros_like(soft)
     refined[0] = (soft[0] > 0).to(torch.float32)
     if not objects.any():
@@ -81,8 +81,12 @@ def _coarser(maps: Tensor, stride: int) -> Tensor:
 
 def _near(soft: Tensor, radius: int) -> Tensor:
     """Tell for each label which pixels lie within the radius of one where it is the best, ``(L, H, W)`` float32."""
-    best = F.one_hot(soft.argmax(dim=0), len(soft)).permute(2, 0, 1)
-    return (_box(best, radius) > 0).to(torch.float32)
+    best, label = soft[0].clone(), torch.zeros(soft.shape[1:], dtype=torch.uint8, device=soft.device)
+    for channel, layer in enumerate(soft[1:], 1):  # argmax over a few labels takes several times as long
+        label.masked_fill_(layer > best, channel)
+        best = torch.maximum(best, layer)
+    there = torch.stack([label == channel for channel in range(len(soft))])
+    return (_box(there, radius) > 0).to(torch.float32)
 
 
 def _fit(colours: Tensor, moments: Tensor, layer: Tensor, radius: int, stride: int) -> Tensor:
@@ -105,11 +109,9 @@ def _box(maps: Tensor, radius: int) -> Tensor:
 
     By running sums, whose time does not grow with the radius; in float64, or small sums beside large ones were lost.
     """
-    exact = torch.float64 if maps.is_floating_point() else torch.int64
-    for axis in (1, 2):
-        length = maps.shape[axis]
-        ends = torch.arange(length, dtype=torch.int64, device=maps.device)
-        sums = F.pad(maps.cumsum(dim=axis, dtype=exact), (1, 0) if axis == 2 else (0, 0, 1, 0))
-        high, low = (ends + radius + 1).clamp(max=length), (ends - radius).clamp(min=0)
-        maps = sums.index_select(axis, high) - sums.index_select(axis, low)
+    exact = torch.float64 if maps.is_floating_point() else torch.int32
+    for axis, border in ((1, (0, 0, radius + 1, radius)), (2, (radius + 1, radius))):
+        sums = F.pad(maps.to(exact), border).cumsum(dim=axis, dtype=exact)
+        kept = maps.shape[axis]
+        maps = sums.narrow(axis, 2 * radius + 1, kept) - sums.narrow(axis, 0, kept)
     return maps.to(torch.float32) if exact == torch.float64 else maps
