@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import re
+from array import array
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +20,7 @@ from siammae.cli.options import (
     add_video_argument,
     say,
 )
-from siammae.outputs import claim_folder
+from siammae.outputs import claim_files, claim_folder, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from siammae.outputs import ResultFolder
     from siammae.propagation.labels import FrameMasks
 
+_WORTHWHILE = 0.02  # of mean confidence that a mask more is expected to bring
 MASKS, OVERLAY = r"\d+\.png", "overlay.mp4"
 _EXAMPLES = """examples:
   siammae propagate clip.mp4 --mask first.png -o masks --overlay
@@ -61,6 +64,11 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="gets 00000.png, 00001.png, ...")
     parser.add_argument("--overlay", action="store_true", help="also write DIR/overlay.mp4")
+    parser.add_argument(
+        "--confidence",
+        metavar="CSV",
+        help="also write how sure each frame is of each object, 0 to 1: frame,object,confidence",
+    )
     add_overwrite_option(parser)
     add_model_options(parser)
     add_propagation_options(parser)
@@ -73,16 +81,20 @@ def run(args: argparse.Namespace) -> int:
 
     files = _mask_files(args.mask, args.masks)
     inputs = (args.video, args.masks, args.model, *files.values())
-    with claim_folder(
-        args.output, re.escape(OVERLAY), numbered=MASKS, inputs=inputs, overwrite=args.overwrite
-    ) as results:
+    sure = Confidence(args.confidence)
+    with (
+        claim_folder(
+            args.output, re.escape(OVERLAY), numbered=MASKS, inputs=inputs, overwrite=args.overwrite
+        ) as results,
+        claim_files(args.confidence, inputs=inputs, overwrite=args.overwrite),
+    ):
         # Read once, then nothing but ids.
         given = {frame: mask_image(read_mask(file, threshold=args.threshold)) for frame, file in files.items()}
         model = load_model(args)
         config = propagation_config(args, model.propagation)
         overlay = results if args.overlay else None
         count, ids = write_masks(
-            lambda frames: follow_keyframes(frames, given, model, config, kernels=args.kernels),
+            lambda frames: sure.noted(follow_keyframes(frames, given, model, config, kernels=args.kernels)),
             args.video,
             results,
             overlay=overlay,
@@ -93,7 +105,51 @@ def run(args: argparse.Namespace) -> int:
     say(f"{count} masks of objects {', '.join(map(str, ids))} in {results.folder}/")
     if overlay:
         say(f"overlay video: {results.folder / OVERLAY}")
+    if args.confidence:
+        say(f"confidence: {args.confidence}")
+    if next_frame := sure.advice(files):
+        say(next_frame)
     return 0
+
+
+class Confidence:
+    """How sure results are, noted while they pass.
+
+    Args:
+        path: of a CSV; None writes none.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self.means = array("f")  # of each frame
+
+    def noted(self, results: Iterator[FrameMasks]) -> Iterator[FrameMasks]:
+        """Pass results on; the file appears at their end."""
+        with ExitStack() as stack:
+            rows = None
+            if self._path is not None:
+                part = stack.enter_context(whole(self._path))
+                rows = csv.writer(stack.enter_context(part.open("w", newline="", encoding="utf-8")))
+                rows.writerow(["frame", "object", "confidence"])
+            for result in results:
+                sure = result.confidence
+                self.means.append(sure.mean())
+                if rows:
+                    pairs = zip(result.object_ids, sure, strict=True)
+                    rows.writerows([result.frame_index, object_id, f"{value:.3f}"] for object_id, value in pairs)
+                yield result
+
+    def advice(self, annotated: Collection[int]) -> str | None:
+        """Say which frame to annotate next; None where that promises little."""
+        import numpy as np
+
+        from siammae.propagation.suggestion import expected_gain
+
+        gain = expected_gain(np.array(self.means), annotated)
+        frame = int(gain.argmax())
+        if gain[frame] < _WORTHWHILE * len(gain):
+            return None
+        return f"a mask of frame {frame} would help most (confidence {self.means[frame]:.2f}): --mask {frame}=PNG"
 
 
 def _mask_files(named: list[str], folder: str | None) -> dict[int, str]:
