@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from siammae.cli.confidence import Confidence
 from siammae.cli.options import (
     Commands,
     add_command,
@@ -15,7 +16,7 @@ from siammae.cli.options import (
     add_propagation_options,
     say,
 )
-from siammae.cli.propagate import MASKS, OVERLAY, Confidence, write_masks
+from siammae.cli.propagate import MASKS, OVERLAY, write_masks
 from siammae.outputs import claim_folder
 
 _SHEET, _SHEET_FRAMES = "contact_sheet.png", 8

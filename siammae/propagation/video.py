@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from siammae.annotations.files import write_annotations
+from siammae.annotations.followed import followed_masks, followed_points
 from siammae.annotations.masks import MaskSource, mask_name, write_mask
+from siammae.annotations.model import Annotations, VideoObject
 from siammae.checkpoints.hub import DEFAULT_WEIGHTS
 from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
@@ -41,26 +44,36 @@ class VideoMasks:
     object_ids: tuple[int, ...]
     confidence: NDArray[np.float32]
 
-    def save(self, folder: PathLike, *, overwrite: bool = False) -> Path:
-        """Write ``00000.png`` and so on as palette PNGs that the DAVIS tools read.
+    def save(self, path: PathLike, *, format: str = "davis", overwrite: bool = False) -> Path:
+        """Write ``00000.png`` and so on as palette PNGs that the DAVIS tools read, or another format.
 
         Args:
-            folder: made where it is missing.
-            overwrite: replace all masks that siammae wrote there: those of a longer video would stay behind.
+            path: of the folder, which is made where it is missing, or of the file that the format wants.
+            format: a name that ``siammae formats`` lists. What it has no place for is logged as a warning.
+            overwrite: replace the file, or all masks that siammae wrote into the folder: those of a longer video would
+                stay behind.
 
         Returns:
-            The folder.
+            The path.
 
         Raises:
-            ValueError: it holds masks, and ``overwrite`` is False or siammae did not write them; or it is a file.
+            ValueError: something is there, and ``overwrite`` is False or siammae did not write it; it is a file where a
+                folder must be, or a folder where a file must be; or the format is unknown, only read, or has no place
+                for masks.
             BlockingIOError: another run is writing there.
+            ImportError: the format needs a package that is not installed.
             OSError: it cannot be written.
         """
-        with claim_folder(folder, "(?!)", numbered=_MASK_NAME, overwrite=overwrite) as results:
+        if format != "davis":
+            sure = [dict(zip(self.object_ids, row, strict=True)) for row in self.confidence.tolist()]
+            objects = [VideoObject(key) for key in self.object_ids]
+            described = followed_masks(self.labels, sure, objects=objects)
+            return write_annotations(path, described, format=format, overwrite=overwrite).path
+        with claim_folder(path, "(?!)", numbered=_MASK_NAME, overwrite=overwrite) as results:
             results.clear()
             for index, labels in enumerate(self.labels):
                 write_mask(results.path(mask_name(index, len(self.labels))), labels)
-        return Path(folder)
+        return Path(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,45 @@ class VideoKeypoints:
 
     points: NDArray[np.float32]
     confidence: NDArray[np.float32]
+
+    def save(
+        self,
+        path: PathLike,
+        *,
+        names: Sequence[str] | None = None,
+        format: str = "tracks",
+        size: tuple[int, int] | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the keypoints as one object.
+
+        Args:
+            path: of the file.
+            names: of the keypoints; None = ``point_1`` and so on.
+            format: a name that ``siammae formats`` lists; ``"tracks"`` is the CSV of ``siammae track``. What it has no
+                place for is logged as a warning.
+            size: ``(H, W)`` of the frames, which COCO needs.
+            overwrite: replace the file.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: the names are not as many as the keypoints, or not all different; the file is there, and
+                ``overwrite`` is False; or the format is unknown, only read, or has no place for keypoints.
+            BlockingIOError: another run is writing it.
+            ImportError: the format needs a package that is not installed.
+            OSError: it cannot be written.
+        """
+        count = self.points.shape[1]
+        joints = tuple(names) if names is not None else tuple(f"point_{place}" for place in range(1, count + 1))
+        if len(joints) != count or len(set(joints)) != count:
+            raise ValueError(f"the names are {list(joints)}: there must be {count}, all different.")
+        rows = [(1, joint) for joint in range(count)]
+        known = Annotations(lambda: iter(()), (VideoObject(1),), joints)
+        frames = list(zip(self.points, self.confidence, strict=True))
+        described = followed_points(frames, rows, known, size=size)
+        return write_annotations(path, described, format=format, overwrite=overwrite).path
 
 
 def follow_masks(

@@ -183,7 +183,7 @@ def test_propagate_refuses_masks_that_are_missing_twice_or_not_numbered(clip, we
     assert "frame 0 has two masks" in fails(capsys, *base, "--mask", mask, "--mask", f"0={mask}")
     assert "masks are given for frame 9, but the video ends at frame 4" in fails(capsys, *base, "--mask", f"9={mask}")
     assert f"{clip} holds clip.mp4: masks are named by their frames" in fails(capsys, *base, "--masks", clip)
-    assert "no folder nowhere" in fails(capsys, *base, "--masks", "nowhere")
+    assert "no mask at nowhere" in fails(capsys, *base, "--masks", "nowhere")
 
 
 def test_propagate_when_folder_holds_masks_refuses_unless_told(clip, weights, tmp_path, capsys):
