@@ -1,47 +1,26 @@
-"""Labels that options name, of any format: masks and keypoints of annotated frames."""
+"""Options about files of labels, and what they take of such a file."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from siammae.errors import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from siammae.annotations.formats.format import Opening
-    from siammae.annotations.model import Annotations, VideoObject
-    from siammae.annotations.selection import PackedMaps
+    from siammae.annotations.model import Annotations
 
 _log = logging.getLogger(__name__)
 Source = tuple[int | None, str]  # the frame that it is said to be of, and its path
-
-
-@dataclass(frozen=True)
-class Masks:
-    """What was given.
-
-    Attributes:
-        maps: of ids, by frame.
-        objects: as far as the labels describe them.
-        authors: by frame, whether a person made it.
-        names: of the video's images, in order; none for a video file.
-        files: what was read, as far as it may lie among the video's images.
-    """
-
-    maps: PackedMaps
-    objects: tuple[VideoObject, ...]
-    authors: dict[int, bool]
-    names: tuple[str, ...]
-    files: list[str]
 
 
 def add_label_options(parser: argparse.ArgumentParser) -> None:
@@ -65,16 +44,19 @@ def add_label_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sequence", metavar="NAME", help="which video, where the labels are those of several")
 
 
+def numbered(text: str) -> Source:
+    """Split ``40=later.csv``; None where there is no number."""
+    found = None if Path(text).exists() else re.fullmatch(r"(\d+)=(.+)", text, re.DOTALL)
+    return (int(found[1]), found[2]) if found else (None, text)
+
+
 def mask_sources(named: Sequence[str], whole: str | None) -> list[Source]:
     """Take the values of ``--mask`` and ``--masks`` apart.
 
     Raises:
         ValueError: there is none.
     """
-    sources: list[Source] = []
-    for text in named:
-        numbered = None if Path(text).exists() else re.fullmatch(r"(\d+)=(.+)", text, re.DOTALL)
-        sources.append((int(numbered[1]), numbered[2]) if numbered else (None, text))
+    sources = [numbered(text) for text in named]
     if whole is not None:
         sources.append((None, whole))
     if not sources:
@@ -84,41 +66,7 @@ def mask_sources(named: Sequence[str], whole: str | None) -> list[Source]:
     return sources
 
 
-def given_masks(args: argparse.Namespace, sources: Sequence[Source]) -> Masks:
-    """Read the masks of annotated frames.
-
-    Raises:
-        ValueError: options do not fit what the files hold, two masks are of one frame, or a file is refused.
-        FileNotFoundError: there is nothing at a path.
-    """
-    from siammae.annotations.selection import PackedMaps, pack_masks
-
-    reading = _Reading(args, sources)
-    maps, authors = PackedMaps(), dict[int, bool]()
-    objects: dict[int, VideoObject] = {}
-    files = [text for _, text in sources]
-    for frame, text in sources:
-        if pictures := reading.pictures(frame, Path(text)):
-            for index, file in pictures.items():
-                maps.add(index, reading.picture(file))
-                authors[index] = True
-                files.append(str(file))
-            continue
-        labels = reading.labels(frame, Path(text))
-        given = pack_masks(labels)
-        if given.shared:
-            _log.warning(
-                "%s: objects overlap in %d frames, first in frame %d: the one with the smaller id keeps the pixels.",
-                *(printable(text), len(given.shared), given.shared[0]),
-            )
-        for index in given.maps:
-            maps.add(index, given.maps.ids(index))
-        authors |= given.authors
-        objects |= {one.id: one for one in labels.objects}
-    return Masks(maps, tuple(objects[key] for key in sorted(objects)), authors, reading.names(), files)
-
-
-class _Reading:
+class Reading:
     """What the options say about all files of labels."""
 
     def __init__(self, args: argparse.Namespace, sources: Sequence[Source]) -> None:
@@ -182,6 +130,21 @@ class _Reading:
                 *(printable(apart[0]), index, apart[0].stem),
             )
         return files
+
+    def is_table(self, path: Path) -> bool:
+        """Say whether keypoints are in our own table, with or without frames, and not in labels of another kind."""
+        from siammae.annotations.formats.deeplabcut import DEEPLABCUT
+
+        return self._args.input_format is None and path.suffix.lower() == ".csv" and not DEEPLABCUT.recognise(path)
+
+    def of_tables(self, frames: Mapping[int, NDArray[np.float64]]) -> Mapping[int, NDArray[np.float64]]:
+        """Take what is meant of tables."""
+        if self._objects:
+            raise ValueError("--object chooses among objects, and a table of name,x,y has one: leave it out.")
+        wanted = self._args.frame
+        if wanted and (gone := [index for index in wanted if index not in frames]):
+            raise ValueError(f"the table has no keypoint of frame {gone[0]}.")
+        return {index: points for index, points in frames.items() if not wanted or index in wanted}
 
     def picture(self, file: Path) -> NDArray[np.uint8]:
         """Read a picture's ids."""

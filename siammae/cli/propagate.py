@@ -8,8 +8,9 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 from siammae.cli.confidence import Confidence
+from siammae.cli.given import given_masks
 from siammae.cli.inputs import load_model, overlay_writer, propagation_config, shown_frames
-from siammae.cli.labels import add_label_options, given_masks, mask_sources
+from siammae.cli.labels import add_label_options, mask_sources
 from siammae.cli.options import (
     Commands,
     add_command,
@@ -98,12 +99,12 @@ def run(args: argparse.Namespace) -> int:
     ):
         others = [one for one in formats if one.name != "davis"]
         places = [results.folder / (one.name + one.suffix) for one in others]
-        writers = [
-            stack.enter_context(claim_labels(place, format=one.name, inputs=inputs, overwrite=args.overwrite))
+        writers = {
+            one.name: stack.enter_context(claim_labels(place, format=one.name, inputs=inputs, overwrite=args.overwrite))
             for one, place in zip(others, places, strict=True)
-        ]
+        }
         given = given_masks(args, sources)
-        sink = stack.enter_context(closing(MaskSink(others, writers, given))) if others else None
+        sink = stack.enter_context(closing(MaskSink(writers, given))) if others else None
         model = load_model(args)
         config, sure = propagation_config(args, model.propagation), Confidence(args.confidence)
         count, ids = write_masks(

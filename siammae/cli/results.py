@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from siammae.annotations.files import LabelWriter
     from siammae.annotations.formats.format import Feature, Format
     from siammae.annotations.model import Annotations
-    from siammae.cli.labels import Masks
+    from siammae.cli.given import Masks, Points
+    from siammae.frames import Backend
+    from siammae.propagation.keypoint_propagator import FrameKeypoints
     from siammae.propagation.labels import FrameMasks
 
 _log = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ def chosen_formats(names: Sequence[str] | None, default: str, feature: Feature) 
     return formats
 
 
-def foresee_losses(formats: Iterable[Format], sample: Annotations) -> dict[str, set[Feature]]:
+def foresee_losses(formats: Iterable[str], sample: Annotations) -> dict[str, set[Feature]]:
     """Write a sample of the results in each format, away from everything, and say what has no place.
 
     Args:
@@ -68,10 +70,11 @@ def foresee_losses(formats: Iterable[Format], sample: Annotations) -> dict[str, 
     """
     from siammae.annotations.files import claim_labels
     from siammae.annotations.formats.format import Feature
+    from siammae.annotations.formats.registry import find_format
 
     said: dict[str, set[Feature]] = {}
     with tempfile.TemporaryDirectory(prefix="siammae-") as folder:
-        for one in formats:
+        for one in map(find_format, formats):
             with claim_labels(Path(folder) / f"{one.name}{one.suffix}", format=one.name) as write:
                 lost = write(sample, said=frozenset(Feature)).lost
             said[one.name] = set(lost)
@@ -84,17 +87,15 @@ class MaskSink:
     """Takes masks frame by frame, keeps them compressed on disk, and writes them in the formats at the end.
 
     Args:
-        formats: of the results; what they cannot hold is said now.
-        writers: of them, which hold their places.
+        writers: of the formats by their names, which hold their places; what they cannot hold is said now.
         given: the masks of annotated frames.
     """
 
-    def __init__(self, formats: Sequence[Format], writers: Sequence[LabelWriter], given: Masks) -> None:
+    def __init__(self, writers: Mapping[str, LabelWriter], given: Masks) -> None:
         from siammae.annotations.followed import MapSpool
 
-        self._given = given
-        self._writers = {one.name: write for one, write in zip(formats, writers, strict=True)}
-        self._said = foresee_losses(formats, self._sample())
+        self._writers, self._given = writers, given
+        self._said = foresee_losses(writers, self._sample())
         self._spool = MapSpool()
         self._sure: list[dict[int, float]] = []
         self._ids: tuple[int, ...] = ()
@@ -120,12 +121,55 @@ class MaskSink:
     def write(self) -> list[str]:
         """Write all formats; returns a line for each."""
         described = self._described(self._spool, self._sure, self._given.authors)
-        written = [write(described, said=self._said[name]) for name, write in self._writers.items()]
-        return [f"{one.frames} frames as {one.format}: {one.path}" for one in written]
+        return write_all(self._writers, described, self._said)
 
     def close(self) -> None:
         """Let go of what is on disk."""
         self._spool.close()
+
+
+class PointSink:
+    """Takes keypoints frame by frame and writes them in the formats at the end.
+
+    Args:
+        writers: of the formats by their names, which hold their places; what they cannot hold is said now.
+        given: the keypoints of annotated frames.
+        video: what they were followed in; tells the frames' size and names.
+        reader: decodes it.
+    """
+
+    def __init__(self, writers: Mapping[str, LabelWriter], given: Points, video: str, reader: Backend) -> None:
+        from siammae.annotations.files import open_video
+
+        self._writers, self._given = writers, given
+        self._opening = open_video(video, reader=reader)
+        self._frames: list[FrameKeypoints] = []
+        self._said = foresee_losses(writers, self._sample())
+
+    def _sample(self) -> Annotations:
+        import numpy as np
+
+        from siammae.propagation.keypoint_propagator import FrameKeypoints
+
+        points = np.nan_to_num(next(iter(self._given.frames.values())), nan=-1).astype(np.float32)
+        frames = [FrameKeypoints(points, np.full(len(points), sure, np.float32)) for sure in (1, 0.5)]
+        return self._described(frames, {0: True})
+
+    def _described(self, frames: Sequence[FrameKeypoints], authors: Mapping[int, bool]) -> Annotations:
+        from siammae.annotations.followed import followed_points
+
+        given, video = self._given, self._opening
+        return followed_points(
+            frames, given.rows, given.described, size=video.size, authors=authors, names=video.frame_names
+        )
+
+    def add(self, result: FrameKeypoints) -> None:
+        """Take the next frame."""
+        self._frames.append(result)
+
+    def write(self) -> list[str]:
+        """Write all formats; returns a line for each."""
+        return write_all(self._writers, self._described(self._frames, self._given.authors), self._said)
 
 
 def file_names() -> list[str]:
@@ -134,3 +178,11 @@ def file_names() -> list[str]:
     from siammae.annotations.formats.registry import FORMATS
 
     return [one.name + one.suffix for one in FORMATS if Feature.MASKS in one.holds and one.suffix]
+
+
+def write_all(
+    writers: Mapping[str, LabelWriter], annotations: Annotations, said: Mapping[str, set[Feature]]
+) -> list[str]:
+    """Write results in all formats; returns a line for each."""
+    written = [write(annotations, said=said[name]) for name, write in writers.items()]
+    return [f"{one.frames} frames as {one.format}: {one.path}" for one in written]

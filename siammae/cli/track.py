@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import re
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from siammae.cli.given import given_points
 from siammae.cli.inputs import load_model, overlay_writer, propagation_config, shown_frames
+from siammae.cli.labels import add_label_options, numbered
 from siammae.cli.options import (
     Commands,
     add_command,
@@ -19,6 +20,7 @@ from siammae.cli.options import (
     add_video_argument,
     say,
 )
+from siammae.cli.results import PointSink, add_format_option, chosen_formats
 from siammae.outputs import claim_files, whole
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ output: CSV with the header frame,name,x,y,confidence; -1,-1 where a keypoint is
 
 examples:
   siammae track clip.mp4 --points first.csv -o tracks.csv --overlay
-  siammae track clip.mp4 --points first.csv --points 40=later.csv -o tracks.csv   # between them, both are followed"""
+  siammae track clip.mp4 --points first.csv --points 40=later.csv -o tracks.csv   # between them, both are followed
+  siammae track clip.mp4 --points CollectedData.csv -o tracks.csv --format deeplabcut --format sleap"""
 
 
 def add_parser(commands: Commands) -> None:
@@ -50,29 +53,67 @@ def add_parser(commands: Commands) -> None:
         "--points",
         required=True,
         action="append",
-        metavar="[N=]CSV",
-        help="keypoints of frame N, counted from 0 (without N the first frame's, or as the file says); may be repeated",
+        metavar="[N=]FILE",
+        help="keypoints of frame N, counted from 0 (without N the first frame's, or as the file says), as CSV or in "
+        "any format that siammae reads; may be repeated",
     )
-    parser.add_argument("-o", "--output", required=True, metavar="CSV", help="gets the keypoints of every frame")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="gets the keypoints of every frame")
+    add_format_option(parser, "tracks, the CSV", "the first is the output, others stand beside it, as OUTPUT.coco.json")
     parser.add_argument("--overlay", action="store_true", help="also write a video beside the output (.mp4)")
     add_overwrite_option(parser)
+    add_label_options(parser)
     add_model_options(parser)
     add_propagation_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from siammae.annotations.files import claim_labels
+    from siammae.annotations.formats.format import Feature
+    from siammae.propagation.keyframes import follow_keypoint_frames
+
+    formats = chosen_formats(args.format, "tracks", Feature.POINTS)
     output = Path(args.output)
-    if output.suffix != ".csv":
-        raise ValueError(f"the output is {output}: it must end in .csv.")
+    if output.suffix != formats[0].suffix:
+        raise ValueError(f"the output is {output}: it must end in {formats[0].suffix}.")
+    places = {
+        one.name: output.with_suffix(f".{one.name}{one.suffix}") if place else output
+        for place, one in enumerate(formats)
+    }
+    tracks = places.pop("tracks", None)
     overlay = output.with_suffix(".mp4")
-    outputs = (output, overlay) if args.overlay else (output,)
     again = output.exists()
-    tables = [_numbered(text) for text in args.points]
-    inputs = (args.video, args.model, *(path for _, path in tables))
-    with claim_files(*outputs, inputs=inputs, overwrite=args.overwrite):
-        said = _track(args, tables, output, overlay if args.overlay else None)
-    say(f"{said}: {output}")
+    sources = [numbered(text) for text in args.points]
+    inputs = (args.video, args.model, *(path for _, path in sources))
+    with (
+        claim_files(tracks, overlay if args.overlay else None, inputs=inputs, overwrite=args.overwrite),
+        ExitStack() as stack,
+    ):
+        writers = {
+            name: stack.enter_context(claim_labels(place, format=name, inputs=inputs, overwrite=args.overwrite))
+            for name, place in places.items()
+        }
+        given = given_points(args, sources)
+        sink = PointSink(writers, given, args.video, args.reader) if writers else None
+        model = load_model(args)
+        config = propagation_config(args, model.propagation)
+        count = _write_tracks(
+            lambda frames: follow_keypoint_frames(frames, given.frames, model, config, kernels=args.kernels),
+            args.video,
+            given.names,
+            tracks,
+            overlay if args.overlay else None,
+            annotated=len(given.frames),
+            reader=args.reader,
+            progress=not args.quiet,
+            sink=sink,
+        )
+        lines = sink.write() if sink else []
+    if tracks:
+        known = f", {len(given.frames)} of them given" if len(given.frames) > 1 else ""
+        say(f"{len(given.names)} keypoints in {count} frames{known}: {tracks}")
+    for line in lines:
+        say(line)
     if args.overlay:
         say(f"overlay video: {overlay}")
     elif again and overlay.exists() and not overlay.samefile(args.video):
@@ -80,58 +121,32 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _numbered(text: str) -> tuple[int | None, Path]:
-    """Split ``40=later.csv``; None where there is no number."""
-    numbered = None if Path(text).is_file() else re.fullmatch(r"(\d+)=(.+)", text, re.DOTALL)
-    return (int(numbered[1]), Path(numbered[2])) if numbered else (None, Path(text))
-
-
-def _track(args: argparse.Namespace, tables: list[tuple[int | None, Path]], output: Path, overlay: Path | None) -> str:
-    """Write the files; returns what was done."""
-    from siammae.annotations.keypoints import read_points
-    from siammae.propagation.keyframes import follow_keypoint_frames
-
-    names, points = read_points(tables)
-    model = load_model(args)
-    config = propagation_config(args, model.propagation)
-    count = _write_tracks(
-        lambda frames: follow_keypoint_frames(frames, points, model, config, kernels=args.kernels),
-        args.video,
-        names,
-        output,
-        overlay,
-        annotated=len(points),
-        reader=args.reader,
-        progress=not args.quiet,
-    )
-    return f"{len(names)} keypoints in {count} frames" + (f", {len(points)} of them given" if len(points) > 1 else "")
-
-
 def _write_tracks(
     follow: Callable[[Iterable[NDArray[np.uint8]]], Iterator[FrameKeypoints]],
     video: str,
     names: list[str],
-    output: Path,
+    output: Path | None,
     overlay: Path | None,
     *,
     annotated: int,
     reader: Backend,
     progress: bool,
+    sink: PointSink | None,
 ) -> int:
     from siammae.frames import read_frames
     from siammae.visualize import overlay_keypoints
 
     count = 0
     with ExitStack() as stack:
-        part = stack.enter_context(whole(output))
-        file = stack.enter_context(part.open("w", newline="", encoding="utf-8"))
+        rows = stack.enter_context(_table(output)) if output else None
         writer = stack.enter_context(overlay_writer(overlay, video, reader))
-        rows = csv.writer(file)
-        rows.writerow(["frame", "name", "x", "y", "confidence"])
         pictures = read_frames(video, reader=reader) if writer else iter(())
         for result in follow(stack.enter_context(shown_frames(video, reader, progress=progress))):
             for name, (x, y), sure in zip(names, result.points, result.confidence, strict=True):
-                rows.writerow([count, name, f"{x:.2f}", f"{y:.2f}", f"{sure:.3f}"])
+                if rows:
+                    rows.writerow([count, name, f"{x:.2f}", f"{y:.2f}", f"{sure:.3f}"])
+            if sink:
+                sink.add(result)
             if writer:
                 shown = names if len(names) <= _READABLE_NAMES else None
                 picture = next(pictures)
@@ -143,3 +158,12 @@ def _write_tracks(
                 "marked by hand. Tracks of an earlier run have a line for every frame."
             )
     return count
+
+
+@contextmanager
+def _table(output: Path) -> Iterator[Any]:
+    """Open the CSV, which appears once all is in it."""
+    with whole(output) as part, part.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["frame", "name", "x", "y", "confidence"])
+        yield rows
