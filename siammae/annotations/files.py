@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siammae.annotations.formats.format import Feature, Opening, Watch
+from siammae.annotations.formats.format import Feature, Format, Opening, Watch
 from siammae.annotations.formats.registry import find_format, recognise
 from siammae.annotations.model import Annotations
 from siammae.errors import printable
-from siammae.outputs import whole
+from siammae.outputs import ResultFolder, claim_files, claim_folder, whole
 
 if TYPE_CHECKING:
     from siammae.frames import PathLike
 
 _log = logging.getLogger(__name__)
+_ANY = r"[^./][^/]*(/.*)?"  # names of all files in a folder of labels, at any depth
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,32 +79,67 @@ def read_annotations(
         raise ValueError(f"{path} is not laid out as {found.name}: {error}.") from error
 
 
-def write_annotations(path: PathLike, annotations: Annotations, *, format: str) -> Written:
-    """Write labels; the file or folder appears whole or not at all.
+def write_annotations(path: PathLike, annotations: Annotations, *, format: str, overwrite: bool = False) -> Written:
+    """Write labels; a file appears whole or not at all, and a folder once all of its files are made.
 
     What the format has no place for is left out, logged as a warning and told in the result.
 
     Args:
-        path: must not exist yet.
+        path: of the file or folder.
         annotations: as from :func:`read_annotations`.
         format: a name that ``siammae formats`` lists.
+        overwrite: whether a file that is there may be replaced, or a folder in which siammae wrote everything.
 
     Returns:
         What was written and what was lost.
 
     Raises:
-        ValueError: the format is unknown or only read, it holds nothing of these labels, or cannot hold a value.
-        FileExistsError: there is something at the path.
+        ValueError: the format is unknown or only read, it holds nothing of these labels, or cannot hold a value; or
+            there is something at the path that may not be replaced.
+        BlockingIOError: another run is writing there; says which.
+        OSError: it cannot be written.
         ImportError: the format needs a package that is not installed.
     """
-    path, target = Path(path), find_format(format)
+    with claim_labels(path, format=format, overwrite=overwrite) as write:
+        return write(annotations)
+
+
+@contextmanager
+def claim_labels(
+    path: PathLike, *, format: str, inputs: Iterable[object] = (), overwrite: bool = False
+) -> Iterator[Callable[[Annotations], Written]]:
+    """Hold the place of labels from before they are read; yields what writes them.
+
+    Arguments and errors are those of :func:`write_annotations`; ``inputs`` are never replaced.
+    """
+    place, target = Path(path), find_format(format)
     if target.write is None:
         raise ValueError(f"{target.name} is read but not written.")
-    if path.exists():
-        raise FileExistsError(f"{path} exists: labels are not written over others. Choose another name.")
+    if target.is_folder:
+        with claim_folder(place, "(?!)", numbered=_ANY, inputs=inputs, overwrite=overwrite) as results:
+            yield lambda annotations: _write_folder(place, annotations, target, results)
+    else:
+        with claim_files(place, inputs=inputs, overwrite=overwrite):
+            yield lambda annotations: _write_file(place, annotations, target)
+
+
+def _write_file(path: Path, annotations: Annotations, target: Format) -> Written:
+    with whole(path) as part:
+        return _write(part, annotations, target, path)
+
+
+def _write_folder(path: Path, annotations: Annotations, target: Format, results: ResultFolder) -> Written:
+    with results.scratch() as part:
+        written = _write(part, annotations, target, path)
+        results.clear()
+        results.take(part)
+    return written
+
+
+def _write(part: Path, annotations: Annotations, target: Format, path: Path) -> Written:
     watch = Watch(annotations, target)
-    with whole(path) as scratch:
-        target.write(scratch, watch.annotations())
+    if target.write is not None:
+        target.write(part, watch.annotations())
     for feature, count in watch.lost.items():
         _log.warning("%s: %s has no place for %s; left out (%d times).", printable(path), target.name, feature, count)
     return Written(path, target.name, watch.written, watch.lost)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from siammae.cli.options import Commands, add_command, say
+from siammae.cli.options import Commands, add_command, add_overwrite_option, say
 
 _EXAMPLES = """examples:
   siammae relabel masks/ masks.json --format coco
@@ -19,7 +19,7 @@ def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(commands, "relabel", run, "convert labels from one format to another", epilog=_EXAMPLES)
     parser.add_argument("labels", metavar="IN", help="file or folder of labels")
-    parser.add_argument("output", metavar="OUT", help="file or folder to write; must not exist")
+    parser.add_argument("output", metavar="OUT", help="file or folder to write")
     parser.add_argument("--format", required=True, metavar="NAME", help="the new format")
     parser.add_argument("--input-format", metavar="NAME", help="that of IN (found by looking at it)")
     parser.add_argument("--video", metavar="VIDEO", help="the labelled video, file or folder of images")
@@ -27,16 +27,19 @@ def add_parser(commands: Commands) -> None:
         "--size", type=_size, metavar="HxW", help="of the frames, where neither IN nor a video tells it"
     )
     parser.add_argument("--sequence", metavar="NAME", help="which video, where IN holds the labels of several")
+    add_overwrite_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from siammae.annotations.files import read_annotations, write_annotations
+    from siammae.annotations.files import claim_labels, read_annotations
 
-    labels = read_annotations(
-        args.labels, video=args.video, size=args.size, sequence=args.sequence, format=args.input_format
-    )
-    written = write_annotations(args.output, labels, format=args.format)
+    inputs = (args.labels, args.video)
+    with claim_labels(args.output, format=args.format, inputs=inputs, overwrite=args.overwrite) as write:
+        labels = read_annotations(
+            args.labels, video=args.video, size=args.size, sequence=args.sequence, format=args.input_format
+        )
+        written = write(labels)
     say(f"{written.frames} frames as {written.format} in {written.path}")
     return 0
 

@@ -22,9 +22,35 @@ def test_read_annotations_refuses_what_is_missing_or_unknown(tmp_path):
         read_annotations(tmp_path)
 
 
-def test_write_annotations_refuses_a_path_that_exists(tmp_path):
-    with pytest.raises(FileExistsError, match="exists: labels are not written over others"):
-        write_annotations(tmp_path, LABELS, format="davis")
+@pytest.mark.parametrize("format", ["davis", "youtube-vos", "yolo", "coco"])
+def test_write_annotations_replaces_what_siammae_wrote_when_asked_for_and_nothing_else(format, tmp_path):
+    path = tmp_path / "new" / ("labels.json" if format == "coco" else "labels")
+    wide = Annotations(lambda: (FrameLabels(index, {1: np.ones((4, 6), bool)}) for index in range(3)), size=(4, 6))
+    short = Annotations(lambda: iter([FrameLabels(0, {1: np.ones((4, 6), bool)})]), size=(4, 6))
+    write_annotations(path, wide, format=format)
+    with pytest.raises(ValueError, match=r"already: choose another output, or allow that it is replaced"):
+        write_annotations(path, short, format=format)
+    assert len(list(read_annotations(path, size=(4, 6)))) == 3
+    write_annotations(path, short, format=format, overwrite=True)
+    assert len(list(read_annotations(path, size=(4, 6)))) == 1
+    if format == "coco":
+        return
+    mine = next(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".").with_name("mine.txt")
+    mine.write_text("mine")
+    with pytest.raises(ValueError, match=r"holds .*mine\.txt, which siammae did not write"):
+        write_annotations(path, wide, format=format, overwrite=True)
+    assert mine.read_text() == "mine"
+
+
+def test_write_annotations_that_fails_keeps_what_was_there(tmp_path):
+    points = FrameLabels(0, keypoints={1: Keypoints.of(np.ones((1, 2)))})
+    write_annotations(tmp_path / "d", LABELS, format="davis")
+    before = {path: path.read_bytes() for path in (tmp_path / "d").iterdir()}
+    with pytest.raises(ValueError, match="davis can hold nothing"):
+        write_annotations(
+            tmp_path / "d", Annotations(lambda: iter([points]), size=(4, 6)), format="davis", overwrite=True
+        )
+    assert {path: path.read_bytes() for path in (tmp_path / "d").iterdir()} == before
 
 
 def test_write_annotations_refuses_a_format_that_holds_nothing_of_the_labels(tmp_path):

@@ -100,6 +100,7 @@ class Format:
         recognise: whether a file or folder looks like it; must not raise for files of other formats.
         read: None = only written.
         write: writes to a path that does not exist yet; None = only read.
+        is_folder: whether what is written is a folder of files.
         holds: what it has a place for when written.
         categories: the only ones that it knows; None = any.
         limits: what else is worth knowing, in one sentence.
@@ -111,6 +112,7 @@ class Format:
     recognise: Callable[[Path], bool]
     read: Callable[[Path, Opening], Annotations] | None = None
     write: Callable[[Path, Annotations], None] | None = None
+    is_folder: bool = False
     holds: frozenset[Feature] = frozenset()
     categories: frozenset[str] | None = None
     limits: str = ""

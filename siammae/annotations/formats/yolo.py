@@ -127,6 +127,7 @@ YOLO = Format(
     recognise=_recognise,
     read=_read,
     write=_write,
+    is_folder=True,
     holds=frozenset({Feature.MASKS, Feature.OVERLAP, Feature.CATEGORIES, Feature.EMPTY}),
     limits=(
         "lines have a class and no object: all of a class are one object when read. Holes are filled. It does not say "
