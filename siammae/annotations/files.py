@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from siammae.annotations.formats.format import Feature, Format, Opening, Watch
 from siammae.annotations.formats.registry import find_format, recognise
 from siammae.annotations.model import Annotations
 from siammae.errors import printable
-from siammae.outputs import ResultFolder, claim_files, claim_folder, whole
+from siammae.outputs import MARKER, claim_files, claim_folder, whole
 
 if TYPE_CHECKING:
-    from siammae.frames import PathLike
+    from siammae.frames import Backend, PathLike
 
 _log = logging.getLogger(__name__)
-_ANY = r"[^./][^/]*(/.*)?"  # names of all files in a folder of labels, at any depth
+_AT_ANY_DEPTH = r"[^./][^/]*(/.*)?"  # names of files in a folder of labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Written:
         path: of the file or folder.
         format: its name.
         frames: how many were written.
-        lost: what the format has no place for, and how often it was met.
+        lost: what the format has no place for, and how many frames or objects lost it.
     """
 
     path: Path
@@ -66,13 +67,19 @@ def read_annotations(
         VideoReadError: the video or a mask cannot be decoded.
         ImportError: the format needs a package that is not installed.
     """
-    path = Path(path)
+    opening = Opening(size=size, sequence=sequence)
+    if video is not None:
+        opening = open_video(video, size=size, sequence=sequence, leave_out=[path])
+    return read_labels(Path(path), opening, format)
+
+
+def read_labels(path: Path, opening: Opening, format: str | None = None) -> Annotations:
+    """Read labels of a video that is known already; else as :func:`read_annotations`."""
     found = recognise(path) if format is None else find_format(format)
     if found.read is None:
         raise ValueError(f"{found.name} is written but not read.")
     if not path.exists():
         raise FileNotFoundError(f"no labels at {path}.")
-    opening = _opening(video, size, sequence)
     try:
         return found.read(path, opening)
     except (TypeError, KeyError, AttributeError, IndexError) as error:  # a value of a kind that no one thought of
@@ -104,55 +111,88 @@ def write_annotations(path: PathLike, annotations: Annotations, *, format: str, 
         return write(annotations)
 
 
+class LabelWriter(Protocol):
+    """Writes labels to a place that is held."""
+
+    def __call__(self, annotations: Annotations, said: Collection[Feature] = ()) -> Written:
+        """Write; ``said`` are losses that need no warning any more."""
+
+
 @contextmanager
 def claim_labels(
     path: PathLike, *, format: str, inputs: Iterable[object] = (), overwrite: bool = False
-) -> Iterator[Callable[[Annotations], Written]]:
+) -> Iterator[LabelWriter]:
     """Hold the place of labels from before they are read; yields what writes them.
 
     Arguments and errors are those of :func:`write_annotations`; ``inputs`` are never replaced.
     """
-    place, target = Path(path), find_format(format)
-    if target.write is None:
-        raise ValueError(f"{target.name} is read but not written.")
-    if target.is_folder:
-        with claim_folder(place, "(?!)", numbered=_ANY, inputs=inputs, overwrite=overwrite) as results:
-            yield lambda annotations: _write_folder(place, annotations, target, results)
-    else:
+    place, target = Path(path), find_writable(format)
+    if target.suffix:
         with claim_files(place, inputs=inputs, overwrite=overwrite):
-            yield lambda annotations: _write_file(place, annotations, target)
+            yield partial(_write, place, target)
+        return
+    with claim_folder(place, "(?!)", numbered=_AT_ANY_DEPTH, inputs=inputs, overwrite=overwrite):
+        yield partial(_write, place, target)
 
 
-def _write_file(path: Path, annotations: Annotations, target: Format) -> Written:
-    with whole(path) as part:
-        return _write(part, annotations, target, path)
+def find_writable(name: str) -> Format:
+    """Return the format of that name.
+
+    Raises:
+        ValueError: there is none, or it is only read.
+    """
+    target = find_format(name)
+    if target.write is None:
+        raise ValueError(f"{target.name} is read but not written: siammae formats says which are.")
+    return target
 
 
-def _write_folder(path: Path, annotations: Annotations, target: Format, results: ResultFolder) -> Written:
-    with results.scratch() as part:
-        written = _write(part, annotations, target, path)
-        results.clear()
-        results.take(part)
-    return written
-
-
-def _write(part: Path, annotations: Annotations, target: Format, path: Path) -> Written:
+def _write(path: Path, target: Format, annotations: Annotations, said: Collection[Feature] = ()) -> Written:
     watch = Watch(annotations, target)
-    if target.write is not None:
-        target.write(part, watch.annotations())
+    with whole(path) as scratch:
+        if target.write is not None:
+            watch.add(target.write(scratch, watch.annotations()) or {})
+        if scratch.is_dir():
+            names = [file.relative_to(scratch).as_posix() for file in sorted(scratch.rglob("*")) if file.is_file()]
+            (scratch / MARKER).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+            if (there := Path(os.path.realpath(path))).is_dir():
+                there.rename(scratch.with_name("old"))  # goes with the temporary folder that it is in now
     for feature, count in watch.lost.items():
-        _log.warning("%s: %s has no place for %s; left out (%d times).", printable(path), target.name, feature, count)
+        if feature not in said:
+            _log.warning(
+                "%s: %s has no place for %s; left out (%d times).", printable(path), target.name, feature, count
+            )
     return Written(path, target.name, watch.written, watch.lost)
 
 
-def _opening(video: PathLike | None, size: tuple[int, int] | None, sequence: str | None) -> Opening:
-    if video is None:
-        return Opening(size=size, sequence=sequence)
+def open_video(
+    video: PathLike,
+    *,
+    size: tuple[int, int] | None = None,
+    sequence: str | None = None,
+    reader: Backend = "auto",
+    leave_out: Collection[PathLike] = (),
+) -> Opening:
+    """Look at a video whose labels are read: the frames' size, number and names.
+
+    Args:
+        video: file or folder of images.
+        size: ``(H, W)`` that it must have.
+        sequence: passed on.
+        reader: see :func:`siammae.read_frames`.
+        leave_out: files in a folder of images that are no frames.
+
+    Raises:
+        ValueError: it has another size.
+        FileNotFoundError: there is nothing at the path.
+        VideoReadError: it cannot be decoded.
+    """
     from siammae.frames import count_frames, read_frames
     from siammae.frames.images import list_pages
 
-    height, width = next(iter(read_frames(video, stop=1))).shape[:2]
+    height, width = next(iter(read_frames(video, stop=1, reader=reader, leave_out=leave_out))).shape[:2]
     if size is not None and size != (height, width):
         raise ValueError(f"size is {size} but the video has {(height, width)} (height, width). Leave it out.")
-    pages = list_pages(Path(os.fspath(video))) or []
-    return Opening((height, width), count_frames(video), tuple(page.path.stem for page in pages), sequence)
+    pages = list_pages(Path(os.fspath(video)), leave_out) or []
+    count = count_frames(video, reader=reader, leave_out=leave_out)
+    return Opening((height, width), count, tuple(page.path.stem for page in pages), sequence)

@@ -1,4 +1,4 @@
-"""Keypoints as CSV: those of a first frame (name, x, y), and tracks (frame, name, x, y, confidence)."""
+"""Keypoints as CSV: those of annotated frames (name, x, y), and tracks (frame, name, x, y, confidence)."""
 
 from __future__ import annotations
 
@@ -35,36 +35,42 @@ def write_tracks(path: Path, names: Sequence[str], frames: Iterable[FramePoints]
                 rows.writerow([index, name, str(x), str(y), str(sure)])
 
 
-def read_points(path: Path) -> tuple[list[str], NDArray[np.float64]]:
-    """Read the keypoints of a video's first frame.
+def read_points(tables: Sequence[tuple[int | None, Path]]) -> tuple[list[str], dict[int, NDArray[np.float64]]]:
+    """Read the keypoints of annotated frames.
 
     Args:
-        path: of a table with the columns x, y and perhaps name and frame, in any order and spelling of capitals. A
-            table with frames, such as tracks that were written before, gives the rows of frame 0. Further columns are
-            not read.
+        tables: each with the columns x, y and perhaps name and frame, in any order and spelling of capitals, and the
+            number of the frame that all of it is of. With None a table with the column frame says so row by row, and
+            one without is of the first frame. Further columns are not read.
 
     Returns:
-        The names, ``point_1``, ``point_2``, ... where there are none, and x, y ``(N, 2)`` float64.
+        The names, ``point_1``, ``point_2``, ... where there are none, and for each frame x, y ``(N, 2)`` float64 in
+        their order, NaN where the frame has no row for a name.
 
     Raises:
-        ValueError: there is no keypoint, a name comes twice, or the table or a value is malformed; the message names
-            the line.
-        OSError: the file cannot be read.
+        ValueError: there is no keypoint, a frame has a name twice, a table with frames is said to be of one, or a table
+            or a value is malformed; the message names the line.
+        OSError: a file cannot be read.
     """
-    names, points, others = list[str](), list[tuple[float, float]](), 0
-    for place, row in table_rows(path, ("x", "y"), "name,x,y (or x,y)", known=("frame", "name")):
-        if "frame" in row and _frame(row, place) > 0:
-            others += 1
-            continue
-        name = (row.get("name") or "").strip() or f"point_{len(names) + 1}"
-        if name in names:
-            raise ValueError(f"{place}: the keypoint {name!r} is there twice: their tracks could not be told apart.")
-        points.append(_point(row, place))
-        names.append(name)
-    if not points:
-        found = f"none of its {others} rows has the frame 0" if others else "write one name,x,y a line"
-        raise ValueError(f"{path} holds no keypoint of the first frame: {found}.")
-    return names, np.array(points)
+    frames = dict[int, dict[str, tuple[float, float]]]()
+    for number, path in tables:
+        found = False
+        for place, row in table_rows(path, ("x", "y"), "name,x,y (or x,y)", known=("frame", "name")):
+            if "frame" in row and number is not None:
+                raise ValueError(f"{path} has frames of its own: leave out {number}= before it.")
+            rows = frames.setdefault(_frame(row, place) if "frame" in row else number or 0, {})
+            name = (row.get("name") or "").strip() or f"point_{len(rows) + 1}"
+            if name in rows:
+                raise ValueError(
+                    f"{place}: the keypoint {name!r} is there twice: their tracks could not be told apart."
+                )
+            rows[name], found = _point(row, place), True
+        if not found:
+            raise ValueError(f"{path} holds no keypoint: write one name,x,y a line.")
+    names = list(dict.fromkeys(name for rows in frames.values() for name in rows))
+    return names, {
+        frame: np.array([rows.get(name, (math.nan, math.nan)) for name in names]) for frame, rows in frames.items()
+    }
 
 
 def read_tracks(path: Path, names: Sequence[str], frames: int) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""What the options name, opened: the model, the rules, the propagator, the frames."""
+"""What the options name, opened: the model, the rules, the frames."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from siammae.config import PropagationConfig
 
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from siammae.frames import Backend, VideoWriter
     from siammae.network.model import SiamMAE
     from siammae.network.timm_extractor import TimmExtractor
-    from siammae.propagation.keypoint_propagator import KeypointPropagator
-    from siammae.propagation.propagator import Propagator
-
-_P = TypeVar("_P", bound="Propagator | KeypointPropagator")
 
 
 def load_model(args: argparse.Namespace, name: str | None = None) -> SiamMAE | TimmExtractor:
@@ -60,12 +56,6 @@ def pick_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}. Use --device cpu.") from error
     return name
-
-
-def load_propagator(args: argparse.Namespace, kind: type[_P]) -> _P:
-    """Load the model and give it the rules that the options name."""
-    model = load_model(args)
-    return kind(model, propagation_config(args, model.propagation), kernels=args.kernels)
 
 
 def propagation_config(

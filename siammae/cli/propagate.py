@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from contextlib import ExitStack
-from pathlib import Path
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
+from siammae.cli.confidence import Confidence
+from siammae.cli.given import given_masks
 from siammae.cli.inputs import load_model, overlay_writer, propagation_config, shown_frames
+from siammae.cli.labels import add_label_options, mask_sources
 from siammae.cli.options import (
     Commands,
     add_command,
@@ -18,7 +20,8 @@ from siammae.cli.options import (
     add_video_argument,
     say,
 )
-from siammae.outputs import claim_folder
+from siammae.cli.results import MaskSink, add_format_option, chosen_formats, file_names
+from siammae.outputs import claim_files, claim_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -34,7 +37,8 @@ MASKS, OVERLAY = r"\d+\.png", "overlay.mp4"
 _EXAMPLES = """examples:
   siammae propagate clip.mp4 --mask first.png -o masks --overlay
   siammae propagate clip.mp4 --mask first.png --mask 40=fix.png -o masks   # between them, both are followed
-  siammae propagate frames/ --mask first.png -o masks --short-side 480 --device cuda"""
+  siammae propagate frames/ --mask first.png -o masks --short-side 480 --device cuda
+  siammae propagate clip.mp4 --mask export.json --object dog=1 -o masks --format davis --format coco"""
 
 
 def add_parser(commands: Commands) -> None:
@@ -47,11 +51,14 @@ def add_parser(commands: Commands) -> None:
         "--mask",
         action="append",
         default=[],
-        metavar="[N=]PNG",
-        help="mask of frame N, counted from 0 (without N the first frame's): pixel value = object id; may be repeated",
+        metavar="[N=]FILE",
+        help="picture of frame N, counted from 0 (without N the first frame): pixel value = object id; or a file of "
+        "labels in any format that siammae reads, whose labelled frames are all taken; may be repeated",
     )
     parser.add_argument(
-        "--masks", metavar="DIR", help="folder of masks whose names are the numbers of their frames, as 00040.png"
+        "--masks",
+        metavar="DIR",
+        help="folder of pictures whose names are the numbers of their frames, as 00040.png, or labels of any format",
     )
     parser.add_argument(
         "--threshold",
@@ -60,68 +67,70 @@ def add_parser(commands: Commands) -> None:
         help="grey level of the mask from which a pixel is the object, for masks with soft edges",
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="gets 00000.png, 00001.png, ...")
+    add_format_option(
+        parser, "davis, the pictures", "each but davis gets DIR/NAME and its suffix, such as DIR/coco.json"
+    )
     parser.add_argument("--overlay", action="store_true", help="also write DIR/overlay.mp4")
+    parser.add_argument(
+        "--confidence",
+        metavar="CSV",
+        help="also write how sure each frame is of each object, 0 to 1: frame,object,confidence",
+    )
     add_overwrite_option(parser)
+    add_label_options(parser)
     add_model_options(parser)
     add_propagation_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from siammae.annotations.masks import mask_image, read_mask
+    from siammae.annotations.files import claim_labels
+    from siammae.annotations.formats.format import Feature
     from siammae.propagation.keyframes import follow_keyframes
 
-    files = _mask_files(args.mask, args.masks)
-    inputs = (args.video, args.masks, args.model, *files.values())
-    with claim_folder(
-        args.output, re.escape(OVERLAY), numbered=MASKS, inputs=inputs, overwrite=args.overwrite
-    ) as results:
-        # Read once, then nothing but ids.
-        given = {frame: mask_image(read_mask(file, threshold=args.threshold)) for frame, file in files.items()}
+    formats = chosen_formats(args.format, "davis", Feature.MASKS)
+    sources = mask_sources(args.mask, args.masks)
+    inputs = (args.video, args.model, *(path for _, path in sources))
+    names = "|".join(re.escape(name) for name in (OVERLAY, *file_names()))
+    with (
+        claim_folder(args.output, names, numbered=MASKS, inputs=inputs, overwrite=args.overwrite) as results,
+        claim_files(args.confidence, inputs=inputs, overwrite=args.overwrite),
+        ExitStack() as stack,
+    ):
+        others = [one for one in formats if one.name != "davis"]
+        places = [results.folder / (one.name + one.suffix) for one in others]
+        writers = {
+            one.name: stack.enter_context(claim_labels(place, format=one.name, inputs=inputs, overwrite=args.overwrite))
+            for one, place in zip(others, places, strict=True)
+        }
+        given = given_masks(args, sources)
+        sink = stack.enter_context(closing(MaskSink(writers, given))) if others else None
         model = load_model(args)
-        config = propagation_config(args, model.propagation)
-        overlay = results if args.overlay else None
+        config, sure = propagation_config(args, model.propagation), Confidence(args.confidence)
         count, ids = write_masks(
-            lambda frames: follow_keyframes(frames, given, model, config, kernels=args.kernels),
+            lambda frames: sure.noted(follow_keyframes(frames, given.maps, model, config, kernels=args.kernels)),
             args.video,
             results,
-            overlay=overlay,
+            overlay=results if args.overlay else None,
             reader=args.reader,
             progress=not args.quiet,
-            leave_out=list(files.values()),
+            leave_out=given.files,
+            pictures=len(others) < len(formats),
+            sink=sink,
         )
-    say(f"{count} masks of objects {', '.join(map(str, ids))} in {results.folder}/")
-    if overlay:
+        for one, place in zip(others, places, strict=True):
+            if one.suffix:
+                results.path(place.name)  # so that a later run knows that it is siammae's
+        lines = sink.write() if sink else []
+    if len(others) < len(formats):
+        say(f"{count} masks of objects {', '.join(map(str, ids))} in {results.folder}/")
+    for line in lines:
+        say(line)
+    if args.overlay:
         say(f"overlay video: {results.folder / OVERLAY}")
+    for line in sure.lines(given.maps):
+        say(line)
     return 0
-
-
-def _mask_files(named: list[str], folder: str | None) -> dict[int, str]:
-    """Return the masks' files by the numbers of their frames.
-
-    Raises:
-        ValueError: there is none, or two of a frame, or a file in the folder is not named by a number.
-        FileNotFoundError: there is no such folder.
-    """
-    pairs = []
-    for text in named:
-        numbered = None if Path(text).is_file() else re.fullmatch(r"(\d+)=(.+)", text, re.DOTALL)
-        pairs.append((int(numbered[1]), numbered[2]) if numbered else (0, text))
-    if folder is not None:
-        if not Path(folder).is_dir():
-            raise FileNotFoundError(f"no folder {folder}: --masks needs one that holds 00000.png and the like.")
-        for file in sorted(file for file in Path(folder).iterdir() if file.name[0] != "."):
-            if file.suffix.lower() != ".png" or not file.stem.isdecimal():
-                raise ValueError(f"{folder} holds {file.name}: masks are named by their frames, as 00040.png. Move it.")
-            pairs.append((int(file.stem), str(file)))
-    if not pairs:
-        raise ValueError("there is no mask: pass --mask PNG for the first frame, --mask N=PNG, or --masks DIR.")
-    files = dict(pairs)
-    if len(files) < len(pairs):
-        frames = [frame for frame, _ in pairs]
-        twice = next(frame for frame in frames if frames.count(frame) > 1)
-        raise ValueError(f"frame {twice} has two masks: give each frame one, as --mask {twice}=PNG.")
-    return files
 
 
 def write_masks(
@@ -133,6 +142,8 @@ def write_masks(
     reader: Backend = "auto",
     progress: bool,
     leave_out: Collection[str] = (),
+    pictures: bool = True,
+    sink: MaskSink | None = None,
 ) -> tuple[int, tuple[int, ...]]:
     """Follow a video and write each mask as soon as it is there; returns the number of frames, and the objects.
 
@@ -147,6 +158,8 @@ def write_masks(
         reader: decodes the video.
         progress: show a bar.
         leave_out: files in a folder of frames that are none.
+        pictures: write 00000.png and so on; False for other formats only.
+        sink: takes each mask, too.
     """
     from siammae.annotations.masks import mask_name, write_mask
     from siammae.frames import count_frames, read_frames
@@ -155,7 +168,7 @@ def write_masks(
     ids: tuple[int, ...] = ()
     count, writer = 0, None
     expected = count_frames(video, reader=reader, leave_out=leave_out)
-    pictures = read_frames(video, reader=reader, leave_out=leave_out) if overlay else iter(())
+    shown = read_frames(video, reader=reader, leave_out=leave_out) if overlay else iter(())
     with shown_frames(video, reader, progress=progress, leave_out=leave_out) as frames, ExitStack() as stack:
         for result in follow(frames):
             labels, ids = result.label_map(), result.object_ids
@@ -163,8 +176,11 @@ def write_masks(
                 masks.clear()
                 film = overlay.path(OVERLAY) if overlay else None
                 writer = stack.enter_context(overlay_writer(film, video, reader))
-            write_mask(masks.path(mask_name(count, expected)), labels)
+            if pictures:
+                write_mask(masks.path(mask_name(count, expected)), labels)
+            if sink:
+                sink.add(result, labels)
             if writer:
-                writer.write(overlay_masks(next(pictures), labels))
+                writer.write(overlay_masks(next(shown), labels))
             count += 1
     return count, ids

@@ -1,14 +1,16 @@
-"""``siammae track``: keypoints of every frame from those of the first."""
+"""``siammae track``: keypoints of every frame from those of one or several annotated ones."""
 
 from __future__ import annotations
 
 import argparse
 import csv
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from siammae.cli.inputs import load_propagator, overlay_writer, shown_frames
+from siammae.cli.given import given_points
+from siammae.cli.inputs import load_model, overlay_writer, propagation_config, shown_frames
+from siammae.cli.labels import add_label_options, numbered
 from siammae.cli.options import (
     Commands,
     add_command,
@@ -18,47 +20,100 @@ from siammae.cli.options import (
     add_video_argument,
     say,
 )
+from siammae.cli.results import PointSink, add_format_option, chosen_formats
 from siammae.outputs import claim_files, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     import numpy as np
     from numpy.typing import NDArray
 
     from siammae.frames import Backend
-    from siammae.propagation.keypoint_propagator import KeypointPropagator
+    from siammae.propagation.keypoint_propagator import FrameKeypoints
 
 _READABLE_NAMES = 8  # more names on one picture cover each other
 _FORMAT = """points file: CSV with the header name,x,y (or x,y), one keypoint a line, in pixels of the first frame;
-the centre of the top left pixel is 0,0. Of a table with frames, such as an output, frame 0 is taken.
-output: CSV with the header frame,name,x,y,confidence.
+the centre of the top left pixel is 0,0. With a column frame it gives keypoints of several frames, counted from 0; so do
+several files, as --points first.csv --points 40=later.csv. A keypoint that a frame leaves out is followed on there;
+-1,-1 says that it is not there, until a later frame gives it again.
+output: CSV with the header frame,name,x,y,confidence; -1,-1 where a keypoint is not there or not known yet.
 
-example:
-  siammae track clip.mp4 --points first.csv -o tracks.csv --overlay"""
+examples:
+  siammae track clip.mp4 --points first.csv -o tracks.csv --overlay
+  siammae track clip.mp4 --points first.csv --points 40=later.csv -o tracks.csv   # between them, both are followed
+  siammae track clip.mp4 --points CollectedData.csv -o tracks.csv --format deeplabcut --format sleap"""
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
-    parser = add_command(commands, "track", run, "carry the first frame's keypoints through a video", epilog=_FORMAT)
+    parser = add_command(commands, "track", run, "carry keypoints of annotated frames through a video", epilog=_FORMAT)
     add_video_argument(parser)
-    parser.add_argument("--points", required=True, metavar="CSV", help="the first frame's keypoints")
-    parser.add_argument("-o", "--output", required=True, metavar="CSV", help="gets the keypoints of every frame")
+    parser.add_argument(
+        "--points",
+        required=True,
+        action="append",
+        metavar="[N=]FILE",
+        help="keypoints of frame N, counted from 0 (without N the first frame's, or as the file says), as CSV or in "
+        "any format that siammae reads; may be repeated",
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="gets the keypoints of every frame")
+    add_format_option(parser, "tracks, the CSV", "the first is the output, others stand beside it, as OUTPUT.coco.json")
     parser.add_argument("--overlay", action="store_true", help="also write a video beside the output (.mp4)")
     add_overwrite_option(parser)
+    add_label_options(parser)
     add_model_options(parser)
     add_propagation_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from siammae.annotations.files import claim_labels
+    from siammae.annotations.formats.format import Feature
+    from siammae.propagation.keyframes import follow_keypoint_frames
+
+    formats = chosen_formats(args.format, "tracks", Feature.POINTS)
     output = Path(args.output)
-    if output.suffix != ".csv":
-        raise ValueError(f"the output is {output}: it must end in .csv.")
+    if output.suffix != formats[0].suffix:
+        raise ValueError(f"the output is {output}: it must end in {formats[0].suffix}.")
+    places = {
+        one.name: output.with_suffix(f".{one.name}{one.suffix}") if place else output
+        for place, one in enumerate(formats)
+    }
+    tracks = places.pop("tracks", None)
     overlay = output.with_suffix(".mp4")
-    outputs = (output, overlay) if args.overlay else (output,)
     again = output.exists()
-    with claim_files(*outputs, inputs=(args.video, args.points, args.model), overwrite=args.overwrite):
-        count, names = _track(args, output, overlay if args.overlay else None)
-    say(f"{len(names)} keypoints in {count} frames: {output}")
+    sources = [numbered(text) for text in args.points]
+    inputs = (args.video, args.model, *(path for _, path in sources))
+    with (
+        claim_files(tracks, overlay if args.overlay else None, inputs=inputs, overwrite=args.overwrite),
+        ExitStack() as stack,
+    ):
+        writers = {
+            name: stack.enter_context(claim_labels(place, format=name, inputs=inputs, overwrite=args.overwrite))
+            for name, place in places.items()
+        }
+        given = given_points(args, sources)
+        sink = PointSink(writers, given, args.video, args.reader) if writers else None
+        model = load_model(args)
+        config = propagation_config(args, model.propagation)
+        count = _write_tracks(
+            lambda frames: follow_keypoint_frames(frames, given.frames, model, config, kernels=args.kernels),
+            args.video,
+            given.names,
+            tracks,
+            overlay if args.overlay else None,
+            annotated=len(given.frames),
+            reader=args.reader,
+            progress=not args.quiet,
+            sink=sink,
+        )
+        lines = sink.write() if sink else []
+    if tracks:
+        known = f", {len(given.frames)} of them given" if len(given.frames) > 1 else ""
+        say(f"{len(given.names)} keypoints in {count} frames{known}: {tracks}")
+    for line in lines:
+        say(line)
     if args.overlay:
         say(f"overlay video: {overlay}")
     elif again and overlay.exists() and not overlay.samefile(args.video):
@@ -66,45 +121,49 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _track(args: argparse.Namespace, output: Path, overlay: Path | None) -> tuple[int, list[str]]:
-    """Write the files; returns the number of frames and the names of the keypoints."""
-    from siammae.annotations.keypoints import read_points
-    from siammae.propagation.keypoint_propagator import KeypointPropagator
-
-    names, points = read_points(Path(args.points))
-    propagator = load_propagator(args, KeypointPropagator)
-    count = _write_tracks(
-        propagator, args.video, names, points, output, overlay, reader=args.reader, progress=not args.quiet
-    )
-    return count, names
-
-
 def _write_tracks(
-    propagator: KeypointPropagator,
+    follow: Callable[[Iterable[NDArray[np.uint8]]], Iterator[FrameKeypoints]],
     video: str,
     names: list[str],
-    points: NDArray[np.float64],
-    output: Path,
+    output: Path | None,
     overlay: Path | None,
     *,
+    annotated: int,
     reader: Backend,
     progress: bool,
+    sink: PointSink | None,
 ) -> int:
+    from siammae.frames import read_frames
     from siammae.visualize import overlay_keypoints
 
     count = 0
     with ExitStack() as stack:
-        part = stack.enter_context(whole(output))
-        file = stack.enter_context(part.open("w", newline="", encoding="utf-8"))
+        rows = stack.enter_context(_table(output)) if output else None
         writer = stack.enter_context(overlay_writer(overlay, video, reader))
-        rows = csv.writer(file)
-        rows.writerow(["frame", "name", "x", "y", "confidence"])
-        for frame in stack.enter_context(shown_frames(video, reader, progress=progress)):
-            result = propagator.step(frame, keypoints=points if count == 0 else None)
+        pictures = read_frames(video, reader=reader) if writer else iter(())
+        for result in follow(stack.enter_context(shown_frames(video, reader, progress=progress))):
             for name, (x, y), sure in zip(names, result.points, result.confidence, strict=True):
-                rows.writerow([count, name, f"{x:.2f}", f"{y:.2f}", f"{sure:.3f}"])
+                if rows:
+                    rows.writerow([count, name, f"{x:.2f}", f"{y:.2f}", f"{sure:.3f}"])
+            if sink:
+                sink.add(result)
             if writer:
                 shown = names if len(names) <= _READABLE_NAMES else None
-                writer.write(overlay_keypoints(frame, result.points, confidence=result.confidence, names=shown))
+                picture = next(pictures)
+                writer.write(overlay_keypoints(picture, result.points, confidence=result.confidence, names=shown))
             count += 1
+        if 1 < count == annotated:
+            raise ValueError(
+                f"the points are of all {count} frames, so there is nothing to follow: leave in those that were "
+                "marked by hand. Tracks of an earlier run have a line for every frame."
+            )
     return count
+
+
+@contextmanager
+def _table(output: Path) -> Iterator[Any]:
+    """Open the CSV, which appears once all is in it."""
+    with whole(output) as part, part.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["frame", "name", "x", "y", "confidence"])
+        yield rows

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from siammae.outputs.locks import lock
-from siammae.outputs.temporary import PathLike, beginning, follow_link, naming, scratch_folder, sweep, whole
+from siammae.outputs.temporary import PathLike, beginning, follow_link, naming, sweep, whole
 
 MARKER = ".siammae"  # in a folder of results: names of the files that siammae wrote there, one a line
 WAY_OUT = "choose another output, or allow that it is replaced (--overwrite, in Python overwrite=True)."
@@ -93,19 +93,6 @@ class ResultFolder:
             with whole(self.folder / MARKER) as part:
                 part.write_text("".join(f"{name}\n" for name in kept), encoding="utf-8")
             self._written = kept
-
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """Give the name of a folder in which all files are made first, for the time of the block."""
-        with naming(self.folder), scratch_folder(self.folder / "files") as scratch:
-            yield scratch / "files"
-
-    def take(self, scratch: Path) -> None:
-        """Move all files below a folder to their places in this one."""
-        for file in sorted(path for path in scratch.rglob("*") if path.is_file()):
-            place = self.path(file.relative_to(scratch).as_posix())
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(place)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from siammae.propagation.affinity import TopK, mix_labels
 from siammae.propagation.refinement import refine_by_colour
 
 _VOID = 255
+NOWHERE = (-1.0, -1.0)  # the place of a keypoint that is not there
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,12 +268,12 @@ def decode_keypoints(
         maps: ``(N, h, w)``, float, not negative.
         frame_size: ``(H, W)``.
         rule: ``"subpixel"`` = the centre of mass around the strongest spot; ``"cell"`` = the weighted mean of the
-            ``top_k`` strongest cells' indices, ``(-1, -1)`` for an empty map.
+            ``top_k`` strongest cells' indices.
         top_k: for ``"cell"``.
 
     Returns:
-        Points ``(N, 2)`` float32 x, y in pixels, and confidence ``(N,)`` float32 in [0, 1]: the part of the label's
-        mass that stayed together.
+        Points ``(N, 2)`` float32 x, y in pixels, ``(-1, -1)`` for an empty map, and confidence ``(N,)`` float32 in
+        [0, 1]: the part of the label's mass that stayed together.
     """
     n, h, w = maps.shape
     scale = np.array([frame_size[1] / w, frame_size[0] / h])
@@ -282,7 +283,7 @@ def decode_keypoints(
         places = torch.stack([cells % w, cells // w], dim=2).float()  # (N, k, 2)
         mean = (values[..., None] * places).sum(dim=1) / torch.where(total > 0, total, 1)[:, None]
         points = mean.cpu().numpy() * scale
-        points[(total == 0).cpu().numpy()] = -1
+        points[(total == 0).cpu().numpy()] = NOWHERE
         return points.astype(np.float32), values[:, 0].clamp(0, 1).cpu().numpy()
     # A 3x3 sum finds the spot: one stray patch cannot win against a cluster.
     spot = F.avg_pool2d(maps[:, None], 3, stride=1, padding=1, divisor_override=1).flatten(1).argmax(dim=1)
@@ -294,4 +295,5 @@ def decode_keypoints(
     x = (near.sum(dim=1) * columns).sum(dim=1) / mass.clamp_min(1e-12)
     y = (near.sum(dim=2) * rows).sum(dim=1) / mass.clamp_min(1e-12)
     points = (torch.stack([x, y], dim=1).cpu().numpy() + 0.5) * scale - 0.5
+    points[(mass == 0).cpu().numpy()] = NOWHERE
     return points.reshape(n, 2).astype(np.float32), mass.clamp(0, 1).cpu().numpy()

@@ -128,7 +128,7 @@ class Propagator(StreamPropagator):
         ids = (*self._ids, *(i for i in given_ids if i not in self._ids))
         if given is not None:
             scores = self._correct(scores, given, given_ids, ids, stream.label_grid(features), in_size)
-            self._revise_past(features, scores, mask_ids(given), ids)
+            self._revise_past(features, scores, given_ids, ids)
         image = frame.image if stream.config.refine != "none" else None
         # From here on nothing is refused.
         self._ids = ids
@@ -181,17 +181,17 @@ class Propagator(StreamPropagator):
         return merged
 
     def _revise_past(
-        self, features: FrameFeatures, scores: Tensor, present: Sequence[int], ids: tuple[int, ...]
+        self, features: FrameFeatures, scores: Tensor, given_ids: Sequence[int], ids: tuple[int, ...]
     ) -> None:
         """Tell the frames before what a mask has shown, or they would outvote it in the next frame.
 
-        To them a new object is background, and a corrected one is where it was wrongly followed. They get its labels
-        from the mask's frame, as far as they have background there: other objects stay, and so do those that came
-        with a frame's own mask.
+        To them a new object is background, and a corrected one is where it was wrongly followed; one that is said not
+        to be there is nowhere. They get its labels from the mask's frame, as far as they have background there: other
+        objects stay, and so do those that came with a frame's own mask.
         """
 
         def revised(past: ContextFrame) -> ContextFrame:
-            late = [i for i in present if i not in (past.given or ())]
+            late = [i for i in given_ids if i not in (past.given or ())]
             labels = _to_background(past.labels, late, ids)
             if late:
                 channels = [1 + ids.index(i) for i in late]

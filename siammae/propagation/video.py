@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from siammae.annotations.files import write_annotations
+from siammae.annotations.followed import followed_masks, followed_points
 from siammae.annotations.masks import MaskSource, mask_name, write_mask
+from siammae.annotations.model import Annotations, VideoObject
 from siammae.checkpoints.hub import DEFAULT_WEIGHTS
 from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
@@ -20,8 +23,8 @@ from siammae.frames import PathLike, VideoSource, count_frames, read_frames
 from siammae.network.loading import load_extractor
 from siammae.outputs import claim_folder
 from siammae.propagation.affinity import Kernels
-from siammae.propagation.keyframes import follow_keyframes
-from siammae.propagation.keypoint_propagator import FrameKeypoints, KeypointPropagator
+from siammae.propagation.keyframes import follow_keyframes, follow_keypoint_frames
+from siammae.propagation.keypoint_propagator import FrameKeypoints
 from siammae.propagation.labels import FrameMasks
 
 _MASK_NAME = r"[0-9]{5,}\.png"
@@ -41,26 +44,36 @@ class VideoMasks:
     object_ids: tuple[int, ...]
     confidence: NDArray[np.float32]
 
-    def save(self, folder: PathLike, *, overwrite: bool = False) -> Path:
-        """Write ``00000.png`` and so on as palette PNGs that the DAVIS tools read.
+    def save(self, path: PathLike, *, format: str = "davis", overwrite: bool = False) -> Path:
+        """Write ``00000.png`` and so on as palette PNGs that the DAVIS tools read, or another format.
 
         Args:
-            folder: made where it is missing.
-            overwrite: replace all masks that siammae wrote there: those of a longer video would stay behind.
+            path: of the folder, which is made where it is missing, or of the file that the format wants.
+            format: a name that ``siammae formats`` lists. What it has no place for is logged as a warning.
+            overwrite: replace the file, or all masks that siammae wrote into the folder: those of a longer video would
+                stay behind.
 
         Returns:
-            The folder.
+            The path.
 
         Raises:
-            ValueError: it holds masks, and ``overwrite`` is False or siammae did not write them; or it is a file.
+            ValueError: something is there, and ``overwrite`` is False or siammae did not write it; it is a file where a
+                folder must be, or a folder where a file must be; or the format is unknown, only read, or has no place
+                for masks.
             BlockingIOError: another run is writing there.
+            ImportError: the format needs a package that is not installed.
             OSError: it cannot be written.
         """
-        with claim_folder(folder, "(?!)", numbered=_MASK_NAME, overwrite=overwrite) as results:
+        if format != "davis":
+            sure = [dict(zip(self.object_ids, row, strict=True)) for row in self.confidence.tolist()]
+            objects = [VideoObject(key) for key in self.object_ids]
+            described = followed_masks(self.labels, sure, objects=objects)
+            return write_annotations(path, described, format=format, overwrite=overwrite).path
+        with claim_folder(path, "(?!)", numbered=_MASK_NAME, overwrite=overwrite) as results:
             results.clear()
             for index, labels in enumerate(self.labels):
                 write_mask(results.path(mask_name(index, len(self.labels))), labels)
-        return Path(folder)
+        return Path(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +81,51 @@ class VideoKeypoints:
     """Keypoints of a whole video.
 
     Attributes:
-        points: ``(T, N, 2)`` float32 x, y in pixels.
+        points: ``(T, N, 2)`` float32 x, y in pixels; -1, -1 where a keypoint is not there or not known yet.
         confidence: ``(T, N)`` float32 in [0, 1].
     """
 
     points: NDArray[np.float32]
     confidence: NDArray[np.float32]
+
+    def save(
+        self,
+        path: PathLike,
+        *,
+        names: Sequence[str] | None = None,
+        format: str = "tracks",
+        size: tuple[int, int] | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the keypoints as one object.
+
+        Args:
+            path: of the file.
+            names: of the keypoints; None = ``point_1`` and so on.
+            format: a name that ``siammae formats`` lists; ``"tracks"`` is the CSV of ``siammae track``. What it has no
+                place for is logged as a warning.
+            size: ``(H, W)`` of the frames, which COCO needs.
+            overwrite: replace the file.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: the names are not as many as the keypoints, or not all different; the file is there, and
+                ``overwrite`` is False; or the format is unknown, only read, or has no place for keypoints.
+            BlockingIOError: another run is writing it.
+            ImportError: the format needs a package that is not installed.
+            OSError: it cannot be written.
+        """
+        count = self.points.shape[1]
+        joints = tuple(names) if names is not None else tuple(f"point_{place}" for place in range(1, count + 1))
+        if len(joints) != count or len(set(joints)) != count:
+            raise ValueError(f"the names are {list(joints)}: there must be {count}, all different.")
+        rows = [(1, joint) for joint in range(count)]
+        known = Annotations(lambda: iter(()), (VideoObject(1),), joints)
+        frames = list(zip(self.points, self.confidence, strict=True))
+        described = followed_points(frames, rows, known, size=size)
+        return write_annotations(path, described, format=format, overwrite=overwrite).path
 
 
 def follow_masks(
@@ -152,40 +204,44 @@ def propagate_masks(
 
 def follow_keypoints(
     video: VideoSource,
-    first_keypoints: NDArray[np.floating],
+    keypoints: NDArray[np.floating] | Mapping[int, NDArray[np.floating]],
     *,
     model: FeatureExtractor | PathLike = DEFAULT_WEIGHTS,
     config: PropagationConfig | None = None,
     kernels: Kernels = "auto",
     progress: bool = False,
 ) -> Iterator[FrameKeypoints]:
-    """Follow the keypoints of the first frame, yielding each frame's as soon as they are there.
+    """Follow the keypoints of one or several annotated frames, yielding each frame's as soon as they are there.
 
-    Arguments and errors are those of :func:`propagate_keypoints`; memory does not grow with the video.
+    Arguments and errors are those of :func:`propagate_keypoints`; memory does not grow with the video. What lies
+    between two annotated frames comes once the second one was reached, and waits on disk until then.
 
     Yields:
-        Points ``(N, 2)`` and confidence ``(N,)``, the first frame included.
+        Points ``(N, 2)`` and confidence ``(N,)``, the annotated frames included.
     """
-    propagator = KeypointPropagator(load_extractor(model), config, kernels=kernels)
-
-    for index, frame in enumerate(_shown(video, progress)):
-        yield propagator.step(frame, keypoints=first_keypoints if index == 0 else None)
+    given = keypoints if isinstance(keypoints, Mapping) else {0: keypoints}
+    yield from follow_keypoint_frames(_shown(video, progress), given, load_extractor(model), config, kernels=kernels)
 
 
 def propagate_keypoints(
     video: VideoSource,
-    first_keypoints: NDArray[np.floating],
+    keypoints: NDArray[np.floating] | Mapping[int, NDArray[np.floating]],
     *,
     model: FeatureExtractor | PathLike = DEFAULT_WEIGHTS,
     config: PropagationConfig | None = None,
     kernels: Kernels = "auto",
     progress: bool = False,
 ) -> VideoKeypoints:
-    """Follow the keypoints of the first frame through a video.
+    """Follow the keypoints of one or several annotated frames through a video.
+
+    Frames before the first annotated one are followed backwards; those between two are followed from both, and each
+    keypoint is taken from where it is nearer and surer.
 
     Args:
         video: a path, folder of images, array, tensor or iterable of RGB frames; see :func:`read_frames`.
-        first_keypoints: ``(N, 2)`` x, y in pixels of the first frame; pixel (0, 0) has its centre at 0.0.
+        keypoints: of the first frame, ``(N, 2)`` x, y in pixels with the centre of pixel (0, 0) at 0.0; or frame number
+            to keypoints, ``{0: first, 40: later}``, the same N in all. A row of NaN says nothing: that keypoint is
+            followed on. A row of -1, -1 says that it is not there, until a later frame gives it again.
         model: a checkpoint's name, or any extractor.
         config: the rules; None = what the model recommends, else the defaults.
         kernels: backend of the affinity; see :func:`available_kernels`.
@@ -200,7 +256,7 @@ def propagate_keypoints(
         FileNotFoundError: a path does not exist.
         KernelUnavailableError: the backend asked for cannot run here.
     """
-    results = follow_keypoints(video, first_keypoints, model=model, config=config, kernels=kernels, progress=progress)
+    results = follow_keypoints(video, keypoints, model=model, config=config, kernels=kernels, progress=progress)
     points, confidence = zip(*results, strict=True)
     return VideoKeypoints(np.stack(points), np.stack(confidence))
 

@@ -76,7 +76,8 @@ def overlay_keypoints(
 
     Args:
         frame: RGB, ``(H, W, 3)``, uint8.
-        points: ``(N, 2)``, x and y in pixels, the centre of pixel (0, 0) at 0.0. Rows with NaN are skipped.
+        points: ``(N, 2)``, x and y in pixels, the centre of pixel (0, 0) at 0.0. Rows with NaN or
+            of -1, -1 (not there) are skipped.
         confidence: ``(N,)``; 1 and above draws a full dot, 0 and below (and NaN) a faint one. None = all full.
         names: N texts, written beside the dots.
         radius: of the dots, in pixels, > 0. None = one hundredth of the frame's short side, at least 3.
@@ -96,7 +97,7 @@ def overlay_keypoints(
     check(count == len(points), f"names must be {len(points)}, one a point, got {count}. Or leave them out.")
     radius = max(3.0, min(frame.shape[:2]) / 100) if radius is None else radius
     check(radius > 0, f"radius is {radius}: it must be above 0, in pixels. Leave it out to fit the frame.")
-    visible = np.flatnonzero(np.isfinite(points).all(axis=1)).tolist()
+    visible = np.flatnonzero(np.isfinite(points).all(axis=1) & (points != -1).any(axis=1)).tolist()
     texts = {} if names is None else {i: names[i] for i in visible}
     canvas = _add_names(frame, points, texts, radius).astype(np.float32)  # first, so that no text hides a dot
     for i in visible:

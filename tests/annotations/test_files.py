@@ -7,6 +7,7 @@ from siammae.annotations.formats.format import Opening
 from siammae.annotations.formats.registry import FORMATS
 from siammae.annotations.model import Annotations, FrameLabels, Keypoints, VideoObject
 from siammae.cli import main
+from siammae.outputs import MARKER, claim_files, hold_folder
 
 LABELS = Annotations(lambda: iter([FrameLabels(0, {1: np.ones((4, 6), bool)})]), size=(4, 6))
 
@@ -22,35 +23,41 @@ def test_read_annotations_refuses_what_is_missing_or_unknown(tmp_path):
         read_annotations(tmp_path)
 
 
-@pytest.mark.parametrize("format", ["davis", "youtube-vos", "yolo", "coco"])
-def test_write_annotations_replaces_what_siammae_wrote_when_asked_for_and_nothing_else(format, tmp_path):
-    path = tmp_path / "new" / ("labels.json" if format == "coco" else "labels")
-    wide = Annotations(lambda: (FrameLabels(index, {1: np.ones((4, 6), bool)}) for index in range(3)), size=(4, 6))
-    short = Annotations(lambda: iter([FrameLabels(0, {1: np.ones((4, 6), bool)})]), size=(4, 6))
-    write_annotations(path, wide, format=format)
-    with pytest.raises(ValueError, match=r"already: choose another output, or allow that it is replaced"):
-        write_annotations(path, short, format=format)
-    assert len(list(read_annotations(path, size=(4, 6)))) == 3
-    write_annotations(path, short, format=format, overwrite=True)
-    assert len(list(read_annotations(path, size=(4, 6)))) == 1
-    if format == "coco":
-        return
-    mine = next(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".").with_name("mine.txt")
-    mine.write_text("mine")
-    with pytest.raises(ValueError, match=r"holds .*mine\.txt, which siammae did not write"):
-        write_annotations(path, wide, format=format, overwrite=True)
-    assert mine.read_text() == "mine"
+@pytest.mark.parametrize("format", ["davis", "mots", "youtube-vos"])
+def test_write_annotations_replaces_only_what_siammae_wrote_and_only_when_told(tmp_path, format):
+    path, other = tmp_path / "out", Annotations(lambda: iter([FrameLabels(3, {2: np.ones((4, 6), bool)})]), size=(4, 6))
+    write_annotations(path, LABELS, format=format)
+    with pytest.raises(ValueError, match="already: choose another output"):
+        write_annotations(path, other, format=format)
+    write_annotations(path, other, format=format, overwrite=True)
+    assert [frame.index for frame in read_annotations(path, format=format)] == [3]
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.is_file() or sorted(entry.name for entry in path.iterdir() if entry.name[0] == ".") == [MARKER]
 
 
-def test_write_annotations_that_fails_keeps_what_was_there(tmp_path):
-    points = FrameLabels(0, keypoints={1: Keypoints.of(np.ones((1, 2)))})
-    write_annotations(tmp_path / "d", LABELS, format="davis")
-    before = {path: path.read_bytes() for path in (tmp_path / "d").iterdir()}
-    with pytest.raises(ValueError, match="davis can hold nothing"):
-        write_annotations(
-            tmp_path / "d", Annotations(lambda: iter([points]), size=(4, 6)), format="davis", overwrite=True
-        )
-    assert {path: path.read_bytes() for path in (tmp_path / "d").iterdir()} == before
+@pytest.mark.parametrize("place", ["mine.png", "Annotations/video/mine.png"])
+def test_write_annotations_does_not_replace_a_folder_with_files_of_others(tmp_path, place):
+    write_annotations(tmp_path / "out", LABELS, format="youtube-vos")
+    (tmp_path / "out" / place).write_text("mine")
+    with pytest.raises(ValueError, match=r"mine\.png, which siammae did not write"):
+        write_annotations(tmp_path / "out", LABELS, format="youtube-vos", overwrite=True)
+    assert (tmp_path / "out" / place).read_text() == "mine"
+
+
+def test_write_annotations_that_fails_leaves_what_was_there(tmp_path):
+    write_annotations(tmp_path / "out", LABELS, format="davis")
+    bad = Annotations(lambda: iter([FrameLabels(0, {255: np.ones((4, 6), bool)})]), size=(4, 6))
+    with pytest.raises(ValueError, match="a palette PNG holds the ids 1 to 254"):
+        write_annotations(tmp_path / "out", bad, format="davis", overwrite=True)
+    assert [sorted(frame.masks) for frame in read_annotations(tmp_path / "out")] == [[1]]
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+@pytest.mark.parametrize("format", ["mots", "yolo"])
+def test_write_annotations_refuses_what_another_run_is_writing(tmp_path, format):
+    path = tmp_path / "out"
+    with claim_files(path) if format == "mots" else hold_folder(path), pytest.raises(BlockingIOError):
+        write_annotations(path, LABELS, format=format, overwrite=True)
 
 
 def test_write_annotations_refuses_a_format_that_holds_nothing_of_the_labels(tmp_path):

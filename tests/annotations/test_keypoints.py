@@ -65,7 +65,7 @@ POINTS = "name,x,y\n"
 def read_text(tmp_path, text):
     path = tmp_path / "points.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_points(path)
+    return read_points([(None, path)])
 
 
 @pytest.mark.parametrize(
@@ -74,23 +74,40 @@ def read_text(tmp_path, text):
         (POINTS + "head,108.5,120\nhip,1e2,-3\n", ["head", "hip"], [[108.5, 120], [100, -3]]),
         ("\ufeff Y,X \r\n1,2\r\n\r\n3,4\r\n", ["point_1", "point_2"], [[2, 1], [4, 3]]),
         (POINTS + '\n "left, of it", 1,2\n , , \n,3,4', ["left, of it", "point_2"], [[1, 2], [3, 4]]),
-        (HEADER + "1,head,7,7,1\n0,hip,1,2,1\n0,head,3,4,1\n1,hip,8,8,1\n", ["hip", "head"], [[1, 2], [3, 4]]),
         ("id,x,id,y\na,1,b,2\n", ["point_1"], [[1, 2]]),  # a column that is not read may come twice
     ],
 )
 def test_read_points_takes_names_and_places_of_the_first_frame(tmp_path, text, names, points):
-    got_names, got = read_text(tmp_path, text)
+    got_names, frames = read_text(tmp_path, text)
     assert got_names == names
-    assert got.dtype == np.float64
-    np.testing.assert_array_equal(got, points)
+    assert list(frames) == [0]
+    assert frames[0].dtype == np.float64
+    np.testing.assert_array_equal(frames[0], points)
 
 
-def test_read_points_takes_the_first_frame_of_written_tracks(tmp_path):
-    frames = [FrameKeypoints(np.full((2, 2), i, np.float32), np.ones(2, np.float32)) for i in range(3)]
-    write_tracks(tmp_path / "tracks.csv", NAMES, frames)
-    names, points = read_points(tmp_path / "tracks.csv")
-    assert names == list(NAMES)
-    np.testing.assert_array_equal(points, np.zeros((2, 2)))
+NAN = [np.nan, np.nan]
+
+
+def test_read_points_takes_every_frame_of_a_table_with_frames(tmp_path):
+    names, frames = read_text(tmp_path, HEADER + "9,head,7,7,1\n0,hip,1,2,1\n9,hip,-1,-1,1\n0,tail,3,4,1\n")
+    assert names == ["head", "hip", "tail"]
+    assert sorted(frames) == [0, 9]
+    np.testing.assert_array_equal(frames[0], [NAN, [1, 2], [3, 4]])
+    np.testing.assert_array_equal(frames[9], [[7, 7], [-1, -1], NAN])
+
+
+def test_read_points_joins_tables_by_the_names(tmp_path):
+    for name, text in {"a": POINTS + "head,1,2\nhip,3,4\n", "b": POINTS + "tail,5,6\nhead,7,8\n"}.items():
+        (tmp_path / name).write_text(text)
+    names, frames = read_points([(None, tmp_path / "a"), (40, tmp_path / "b")])
+    assert names == ["head", "hip", "tail"]
+    np.testing.assert_array_equal(frames[0], [[1, 2], [3, 4], NAN])
+    np.testing.assert_array_equal(frames[40], [[7, 8], NAN, [5, 6]])
+    with pytest.raises(ValueError, match=r"a, line 2: the keypoint 'head' is there twice"):
+        read_points([(None, tmp_path / "a"), (0, tmp_path / "a")])
+    (tmp_path / "c").write_text(HEADER + "0,head,1,2,1\n")
+    with pytest.raises(ValueError, match=r"c has frames of its own: leave out 40= before it"):
+        read_points([(40, tmp_path / "c")])
 
 
 @pytest.mark.parametrize(
@@ -100,8 +117,7 @@ def test_read_points_takes_the_first_frame_of_written_tracks(tmp_path):
         ("name;x;y\nhead;1;2\n", r"has no column x: .*but is name;x;y\."),
         ("name,x,y,x,y\nhead,1,2,3,4\n", r"has the column x twice: the first line must be name,x,y"),
         ("name,name,x,y\na,b,1,2\n", r"has the column name twice"),
-        (POINTS, r"holds no keypoint of the first frame: write one name,x,y a line"),
-        (HEADER + "1,head,1,2,1\n", r"holds no keypoint of the first frame: none of its 1 rows has the frame 0"),
+        (POINTS, r"holds no keypoint: write one name,x,y a line"),
         (HEADER + "zero,head,1,2,1\n", r"line 2: frame is 'zero': frames are counted 0, 1, 2"),
         (
             POINTS + "head,108,5,120,25\n",

@@ -142,14 +142,48 @@ def test_propagate_from_several_annotated_frames_equals_the_library_call(clip, w
     assert len(list(siammae.read_frames(tmp_path / "out" / "overlay.mp4"))) == 5
 
 
+def test_propagate_writes_how_sure_each_frame_is(clip, weights, tmp_path, capsys):
+    mask = siammae.read_mask(clip / "mask.png").copy()
+    mask[0:8, 0:8] = 7
+    siammae.write_mask(tmp_path / "two.png", mask)
+    given = {0: clip / "mask.png", 3: tmp_path / "two.png"}
+    argv = ["propagate", clip / "frames", "--mask", given[0], "--mask", f"3={given[3]}", "-o", tmp_path / "out"]
+    argv = [str(part) for part in [*argv, "--confidence", tmp_path / "sure.csv", "--model", weights]]
+    assert main(argv) == 0
+    assert f"confidence: {tmp_path / 'sure.csv'}" in capsys.readouterr().out
+    with (tmp_path / "sure.csv").open() as file:
+        got = {(int(row["frame"]), int(row["object"])): float(row["confidence"]) for row in csv.DictReader(file)}
+    expected = siammae.propagate_masks(clip / "frames", given, model=weights)
+    known = np.argwhere(~np.isnan(expected.confidence)).tolist()
+    assert sorted(got) == sorted((frame, expected.object_ids[place]) for frame, place in known)
+    for frame, place in known:
+        sure = got[frame, expected.object_ids[place]]
+        assert sure == pytest.approx(expected.confidence[frame, place], abs=6e-4)
+    base = ["propagate", clip / "frames", "--mask", given[0], "-o", tmp_path / "new", "--model", weights]
+    assert "sure.csv is there already" in fails(capsys, *base, "--confidence", tmp_path / "sure.csv")
+    assert "is an input" in fails(capsys, *base, "--confidence", given[0], "--overwrite")
+
+
+def test_propagate_says_which_frame_to_annotate_next_where_that_helps(clip, weights, tmp_path, capsys):
+    argv = ["propagate", clip / "frames", "--mask", clip / "mask.png", "-o", tmp_path / "out", "--model", weights]
+    assert main([str(part) for part in argv]) == 0
+    result = siammae.propagate_masks(clip / "frames", clip / "mask.png", model=weights)
+    frame = siammae.suggest_frame(result, [0])
+    assert f"a mask of frame {frame} would help most" in capsys.readouterr().out
+    every = [part for index in range(5) for part in ("--mask", f"{index}={clip / 'mask.png'}")]
+    argv = ["propagate", clip / "frames", *every, "-o", tmp_path / "all", "--model", weights]
+    assert main([str(part) for part in argv]) == 0
+    assert "would help" not in capsys.readouterr().out
+
+
 def test_propagate_refuses_masks_that_are_missing_twice_or_not_numbered(clip, weights, tmp_path, capsys):
     base = ["propagate", clip / "frames", "-o", tmp_path / "out", "--model", weights, "--quiet"]
     mask = clip / "mask.png"
     assert "there is no mask: pass --mask PNG for the first frame" in fails(capsys, *base)
     assert "frame 0 has two masks" in fails(capsys, *base, "--mask", mask, "--mask", f"0={mask}")
-    assert "there is a mask of frame 9, but the video ends at frame 4" in fails(capsys, *base, "--mask", f"9={mask}")
+    assert "masks are given for frame 9, but the video ends at frame 4" in fails(capsys, *base, "--mask", f"9={mask}")
     assert f"{clip} holds clip.mp4: masks are named by their frames" in fails(capsys, *base, "--masks", clip)
-    assert "no folder nowhere" in fails(capsys, *base, "--masks", "nowhere")
+    assert "no mask at nowhere" in fails(capsys, *base, "--masks", "nowhere")
 
 
 def test_propagate_when_folder_holds_masks_refuses_unless_told(clip, weights, tmp_path, capsys):
@@ -219,6 +253,27 @@ def test_track_writes_names_positions_and_confidence(clip, weights, tmp_path):
     assert rows[0] == {"frame": "0", "name": "left", "x": "10.00", "y": "20.00", "confidence": "1.000"}
     assert {row["name"] for row in rows} == {"left", "right"}
     assert sorted(path.name for path in out.parent.iterdir()) == ["tracks.csv", "tracks.mp4"]
+
+
+def test_track_takes_keypoints_of_several_frames(clip, weights, tmp_path, capsys):
+    (tmp_path / "later.csv").write_text("name,x,y\nright,36,28\nleft,-1,-1\nlate,30,20\n")
+    argv = ["track", clip / "frames", "--points", clip / "points.csv", "--points", f"4={tmp_path / 'later.csv'}"]
+    out = tmp_path / "tracks.csv"
+    assert main([str(part) for part in [*argv, "-o", out, "--overlay", "--model", weights]]) == 0
+    assert "3 keypoints in 5 frames, 2 of them given" in capsys.readouterr().out
+    with out.open() as file:
+        rows = {(int(row["frame"]), row["name"]): (row["x"], row["y"]) for row in csv.DictReader(file)}
+    assert len(rows) == 3 * 5
+    nowhere = ("-1.00", "-1.00")
+    assert rows[0, "left"] == ("10.00", "20.00")
+    assert rows[4, "right"] == ("36.00", "28.00")
+    assert rows[4, "left"] == rows[3, "left"] == rows[0, "late"] == nowhere
+    assert rows[1, "left"] != nowhere
+    assert rows[1, "late"] != nowhere  # followed back from frame 4
+    frames = [str(part) for part in ["--points", out, "-o", tmp_path / "again.csv", "--model", weights]]
+    assert main(["track", str(clip / "frames"), *frames]) == 1
+    assert "the points are of all 5 frames, so there is nothing to follow" in capsys.readouterr().err
+    assert not (tmp_path / "again.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,10 @@ class Case(NamedTuple):
 CASES = {
     "propagate": Case(MASKS, "m", "frames", "00000.png"),
     "propagate overlay": Case([*MASKS, "--overlay"], "m", None, "overlay.mp4"),
+    "propagate formats": Case([*MASKS, "--format", "yolo", "--format", "coco"], "m", None, "coco.json"),
     "track": Case(POINTS, "t.csv", "p.csv"),
     "track overlay": Case([*POINTS, "--overlay"], "clip.csv", "clip.csv", None),
+    "track formats": Case([*POINTS, "--format", "deeplabcut", "--format", "coco"], "t.csv", "p.csv"),
     "extract": Case(["{in}/frames", "-o", "{out}", "--quiet"], "f.safetensors", "model/model.safetensors"),
     "reconstruct": Case(["{in}/clip.mp4", "-o", "{out}", *CLIP], "s.mp4", "clip.mp4"),
     "reconstruct all": Case(["{in}/clip.mp4", "-o", "{out}", *CLIP], "s", None, "reconstruction.gif"),

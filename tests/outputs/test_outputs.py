@@ -175,11 +175,9 @@ def test_leftovers_of_killed_runs_are_swept_and_those_of_running_ones_stay(tmp_p
 def test_results_in_folders_below_are_known_cleared_and_kept_like_others(tmp_path):
     names = r"labels/\d\.txt|names\.txt|deep/er/.*"
     with claim_folder(tmp_path, names) as results:
-        with results.scratch() as part:
-            for name in ("labels/1.txt", "labels/2.txt", "names.txt", "deep/er/a"):
-                (part / name).parent.mkdir(parents=True, exist_ok=True)
-                (part / name).write_text("first run")
-            results.take(part)
+        for name in ("labels/1.txt", "labels/2.txt", "names.txt", "deep/er/a"):
+            results.path(name).parent.mkdir(parents=True, exist_ok=True)
+            results.path(name).write_text("first run")
         assert results.results() == ["deep/er/a", "labels/1.txt", "labels/2.txt", "names.txt"]
     (tmp_path / "labels" / "notes.md").write_text("mine")
     (tmp_path / "labels" / "3.txt").write_text("mine")

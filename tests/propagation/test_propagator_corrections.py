@@ -93,6 +93,16 @@ def test_object_corrected_in_mid_stream_is_not_outvoted_by_the_frames_before():
         assert region_similarity(follow.step(video[t]).label_map() == 1, masks[t] == 1) > 0.9
 
 
+def test_object_said_to_be_gone_in_mid_stream_is_not_brought_back_by_the_frames_before():
+    video, masks = moving_bands()
+    follow = Propagator(PixelExtractor(2), PropagationConfig(radius=3))
+    for t, frame in enumerate(video):
+        mask = {0: masks[0], 6: np.where(masks[6] == 2, 2, 0)}.get(t)
+        labels = follow.step(frame, mask=mask, object_ids=[1, 2] if t == 6 else None).label_map()
+        assert (labels == 1).any() == (t < 6)
+        assert region_similarity(labels == 2, masks[t] == 2) > 0.9
+
+
 def test_mask_in_mid_stream_leaves_what_was_given_with_earlier_frames():
     frame = still()[0][0]
     follow = started(squares(1, 2))

@@ -142,7 +142,7 @@ def _images(content: object, path: Path, opening: Opening) -> tuple[tuple[int, i
 def _index(image: _Row, name: str, path: Path, opening: Opening) -> int:
     """Find an image's frame by its name among those of the video, else by what the file says, else by its number."""
     said = image.get("frame_id", image.get("frame_index"))
-    if opening.frame_names or said is None:
+    if said is None or Path(name.replace("\\", "/")).stem in opening.frame_names:
         return opening.frame_index(name, path)
     return whole_number(said, "an image's frame", path)
 
@@ -187,43 +187,38 @@ def _joints(categories: list[_Row], path: Path) -> tuple[tuple[str, ...], tuple[
 
 
 def _write(path: Path, annotations: Annotations) -> None:
+    """Write annotations as they come; what is in memory at the end is the list of images."""
     categories: dict[str, int] = {}
-    images: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
-    for frame in annotations:
-        size = next((mask.shape for mask in frame.masks.values()), annotations.size)
-        if size is None:
-            raise ValueError("COCO needs the size of the frames, which no one says. Name the video.")
-        image = len(images) + 1
-        name = f"{frame.name or f'{frame.index:06d}'}.jpg"
-        images.append(
-            {
-                "id": image,
-                "file_name": name,
+    images: list[str] = []
+    rows = 0
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"videos": [{"id": 1, "name": "video"}], "annotations": [')
+        for frame in annotations:
+            size = next((mask.shape for mask in frame.masks.values()), annotations.size)
+            if size is None:
+                raise ValueError("COCO needs the size of the frames, which no one says. Name the video.")
+            image = {
+                "id": len(images) + 1,
+                "file_name": f"{frame.name or f'{frame.index:06d}'}.jpg",
                 "height": size[0],
                 "width": size[1],
                 "frame_id": frame.index,
                 "video_id": 1,
             }
-        )
-        for key in sorted(frame.masks.keys() | frame.keypoints.keys()):
-            category = annotations.object(key).category or "object"
-            row = {
-                "id": len(rows) + 1,
-                "image_id": image,
-                "category_id": categories.setdefault(category, len(categories) + 1),
-                "track_id": key,
-                "iscrowd": 0,
-            }
-            rows.append(row | _shape(frame, key))
-    listed = [{"id": number, "name": name} | _joint_names(annotations) for name, number in categories.items()]
-    content = {
-        "videos": [{"id": 1, "name": "video"}],
-        "images": images,
-        "annotations": rows,
-        "categories": listed,
-    }
-    path.write_text(json.dumps(content), "utf-8")
+            images.append(json.dumps(image))
+            for key in sorted(frame.masks.keys() | frame.keypoints.keys()):
+                category = annotations.object(key).category or "object"
+                row = {
+                    "id": rows + 1,
+                    "image_id": len(images),
+                    "category_id": categories.setdefault(category, len(categories) + 1),
+                    "track_id": key,
+                    "iscrowd": 0,
+                }
+                file.write(",\n" * (rows > 0) + json.dumps(row | _shape(frame, key)))
+                rows += 1
+        listed = [{"id": number, "name": name} | _joint_names(annotations) for name, number in categories.items()]
+        file.write(f'],\n"categories": {json.dumps(listed)},\n"images": [{", ".join(images)}]}}\n')
 
 
 def _joint_names(annotations: Annotations) -> dict[str, Any]:
@@ -264,9 +259,12 @@ COCO = Format(
     recognise=_recognise,
     read=_read,
     write=_write,
+    suffix=".json",
     holds=frozenset(
         {
             Feature.MASKS,
+            Feature.HOLES,
+            Feature.ALIKE,
             Feature.OVERLAP,
             Feature.POINTS,
             Feature.SEVERAL,

@@ -287,9 +287,12 @@ CVAT = Format(
     recognise=_recognise,
     read=_read,
     write=write,
+    suffix=".xml",
     holds=frozenset(
         {
             Feature.MASKS,
+            Feature.HOLES,
+            Feature.ALIKE,
             Feature.OVERLAP,
             Feature.POINTS,
             Feature.SEVERAL,

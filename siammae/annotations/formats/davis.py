@@ -122,7 +122,6 @@ DAVIS = Format(
     recognise=_recognise,
     read=_read,
     write=_write,
-    is_folder=True,
-    holds=frozenset({Feature.MASKS, Feature.VOID, Feature.EMPTY}),
+    holds=frozenset({Feature.MASKS, Feature.HOLES, Feature.ALIKE, Feature.VOID, Feature.EMPTY}),
     limits="ids 1 to 254; 0 and 255 alone are one object (DAVIS 2016). Frames are numbered by their file's name.",
 )

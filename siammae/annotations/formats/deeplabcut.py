@@ -179,6 +179,7 @@ DEEPLABCUT = Format(
     recognise=_recognise,
     read=_read,
     write=_write,
+    suffix=".csv",
     holds=frozenset({Feature.POINTS, Feature.SEVERAL, Feature.POINT_CONFIDENCE, Feature.NAMES, Feature.EMPTY}),
     limits="labels are walked through twice when written, since the header names all animals. H5 is not read.",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +18,8 @@ class Feature(StrEnum):
     """Something that labels may have and a format may have no place for."""
 
     MASKS = "masks"
+    HOLES = "holes in masks (they are filled)"
+    ALIKE = "which is which of several objects of a category"
     OVERLAP = "overlap of masks"
     VOID = "void pixels"
     POINTS = "keypoints"
@@ -99,8 +101,9 @@ class Format:
         pixels: its convention for coordinates, with the source, and what is done about it.
         recognise: whether a file or folder looks like it; must not raise for files of other formats.
         read: None = only written.
-        write: writes to a path that does not exist yet; None = only read.
-        is_folder: whether what is written is a folder of files.
+        write: writes to a path that does not exist yet; returns what was lost beyond that for which the format has no
+            place, with how many frames lost it. None = only read.
+        suffix: of the file that is written; empty = a folder.
         holds: what it has a place for when written.
         categories: the only ones that it knows; None = any.
         limits: what else is worth knowing, in one sentence.
@@ -111,8 +114,8 @@ class Format:
     pixels: str
     recognise: Callable[[Path], bool]
     read: Callable[[Path, Opening], Annotations] | None = None
-    write: Callable[[Path, Annotations], None] | None = None
-    is_folder: bool = False
+    write: Callable[[Path, Annotations], Mapping[Feature, int] | None] | None = None
+    suffix: str = ""
     holds: frozenset[Feature] = frozenset()
     categories: frozenset[str] | None = None
     limits: str = ""
@@ -144,6 +147,12 @@ class Watch:
         if skeleton and self._loses(Feature.SKELETON):
             skeleton = ()
         return replace(source, frames=self._frames, objects=objects, skeleton=skeleton)
+
+    def add(self, lost: Mapping[Feature, int]) -> None:
+        """Remember what the writer itself had to leave out."""
+        for feature, count in lost.items():
+            if count:
+                self.lost[feature] = self.lost.get(feature, 0) + count
 
     def _loses(self, feature: Feature) -> bool:
         if feature in self._target.holds:

@@ -212,6 +212,17 @@ LABEL_STUDIO = Format(
     recognise=_recognise,
     read=_read,
     write=_write,
-    holds=frozenset({Feature.MASKS, Feature.OVERLAP, Feature.CATEGORIES, Feature.AUTHORS, Feature.EMPTY}),
+    suffix=".json",
+    holds=frozenset(
+        {
+            Feature.MASKS,
+            Feature.HOLES,
+            Feature.ALIKE,
+            Feature.OVERLAP,
+            Feature.CATEGORIES,
+            Feature.AUTHORS,
+            Feature.EMPTY,
+        }
+    ),
     limits="frames that no person made are written as predictions, those of which it is not known too.",
 )

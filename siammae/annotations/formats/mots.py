@@ -85,8 +85,10 @@ def _write(path: Path, annotations: Annotations) -> None:
             ]
             if frame.void is not None:
                 rows.append((_IGNORE_ID, _IGNORE, frame.void))
+            named = re.search(r"(\d{1,9})\D*$", frame.name)
+            number = int(named[1]) if named else frame.index  # as it is read again
             for key, kind, mask in rows:
-                file.write(f"{frame.index} {key} {kind} {mask.shape[0]} {mask.shape[1]} {encode(mask)['counts']}\n")
+                file.write(f"{number} {key} {kind} {mask.shape[0]} {mask.shape[1]} {encode(mask)['counts']}\n")
 
 
 MOTS = Format(
@@ -96,7 +98,8 @@ MOTS = Format(
     recognise=_recognise,
     read=_read,
     write=_write,
-    holds=frozenset({Feature.MASKS, Feature.VOID}),
+    suffix=".txt",
+    holds=frozenset({Feature.MASKS, Feature.HOLES, Feature.ALIKE, Feature.VOID}),
     categories=frozenset(_CLASSES.values()),
     limits=(
         "classes are 1 car, 2 pedestrian, 10 void; all else is written as 3. Frames keep their number; with a folder "

@@ -5,7 +5,6 @@ Source: talmolab/sleap-io, io/slp.py.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from siammae.annotations.model import Annotations, FrameLabels, Keypoints, Video
 
 _TRACK = re.compile(r"object_(\d{1,9})")  # how we call an object without a name
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_log = logging.getLogger(__name__)
 
 
 def _sleap_io() -> Any:  # noqa: ANN401 -- a module
@@ -115,7 +113,7 @@ def _number(tracks: list[Any], loose: bool) -> tuple[dict[int, int], tuple[Video
     return ids, tuple(VideoObject(key, name=names.get(key, "")) for key in sorted(ids.values()))
 
 
-def _write(path: Path, annotations: Annotations) -> None:
+def _write(path: Path, annotations: Annotations) -> dict[Feature, int]:
     sio = _sleap_io()
     edges = [(annotations.joints[a], annotations.joints[b]) for a, b in annotations.skeleton]
     skeleton = sio.Skeleton(list(annotations.joints), edges=edges)
@@ -123,16 +121,16 @@ def _write(path: Path, annotations: Annotations) -> None:
     tracks: dict[int, Any] = {}
     frames, unsure = [], 0
     for frame in annotations:
-        instances = []
+        instances, sure = [], True
         for key, some in sorted(frame.keypoints.items()):
             track = tracks.setdefault(key, sio.Track(annotations.object(key).name or f"object_{key}"))
             instances.append(_instance(sio, some, skeleton, track, bool(frame.by_person)))
-            unsure += bool(frame.by_person) and bool((some.confidence[some.visibility > 0] != 1).any())
+            sure = sure and bool((some.confidence[some.visibility > 0] == 1).all())
+        unsure += bool(frame.by_person) and not sure
         frames.append(sio.LabeledFrame(video, frame.index, instances))
-    if unsure:
-        _log.warning("sleap has no place for the confidence of what a person made; left out (%d times).", unsure)
     labels = sio.Labels(frames, videos=[video], skeletons=[skeleton], tracks=list(tracks.values()))
     sio.save_slp(labels, str(path), verbose=False)
+    return {Feature.POINT_CONFIDENCE: unsure}
 
 
 def _instance(sio: Any, some: Keypoints, skeleton: Any, track: Any, by_person: bool) -> Any:  # noqa: ANN401
@@ -157,6 +155,7 @@ SLEAP = Format(
     recognise=_recognise,
     read=_read,
     write=_write,
+    suffix=".slp",
     holds=frozenset(
         {
             Feature.POINTS,
@@ -169,5 +168,8 @@ SLEAP = Format(
             Feature.EMPTY,
         }
     ),
-    limits="the file is held in memory; frames that no person made, or of which it is not known, become predictions.",
+    limits=(
+        "the file is held in memory; what a person made has no confidence; frames that no person made, or of which it "
+        "is not known, become predictions."
+    ),
 )

@@ -78,6 +78,7 @@ TRACKS = Format(
     recognise=_recognise,
     read=_read,
     write=_write,
+    suffix=".csv",
     holds=frozenset({Feature.POINTS, Feature.POINT_CONFIDENCE}),
     limits="one object; a joint at -1, -1 is missing.",
 )

@@ -6,7 +6,6 @@ whole pixels and filled with their outline by OpenCV, so we write the middle of 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from siammae.annotations.model import Annotations, FrameLabels, VideoObject
 from siammae.frames.outlines import fill_outline, outlines
 
 _NAMES = "data.yaml"
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,30 +80,27 @@ def _names(path: Path) -> list[str]:
     return [name.strip("'") for number, _, name in lines if number.isdecimal()]
 
 
-def _write(path: Path, annotations: Annotations) -> None:
+def _write(path: Path, annotations: Annotations) -> dict[Feature, int]:
     (path / "labels").mkdir(parents=True)
     described = dict.fromkeys(one.category for one in annotations.objects if one.category)
     classes = {name: number for number, name in enumerate(described)}
     filled = shared = 0
+    first: dict[str, int] = {}  # the object that a class was met with
     for frame in annotations:
-        lines = []
+        lines, solid = [], False
         named = {key: annotations.object(key).category or f"object {key}" for key in sorted(frame.masks)}
-        shared += len(set(named.values())) < len(named)
+        shared += any(first.setdefault(name, key) != key for key, name in named.items())
         for key, name in named.items():
             number, mask = classes.setdefault(name, len(classes)), frame.masks[key]
             pieces = outlines(mask)
             lines += [_line(number, piece, mask.shape) for piece in pieces]
-            filled += any((fill_outline(piece, (mask.shape[0], mask.shape[1])) & ~mask).any() for piece in pieces)
+            solid |= any((fill_outline(piece, (mask.shape[0], mask.shape[1])) & ~mask).any() for piece in pieces)
+        filled += solid
         file = inside(path / "labels", f"{frame.name or f'{frame.index:06d}'}.txt")
         file.write_text("".join(lines), "utf-8")
     rows = "".join(f"  {number}: '{_clean(name)}'\n" for name, number in classes.items())
     (path / _NAMES).write_text(f"names:\n{rows}", "utf-8")
-    for count, what in (
-        (filled, "masks have holes, which are filled"),
-        (shared, "frames have several objects of a class"),
-    ):
-        if count:
-            _log.warning("yolo has no place for all: %d %s.", count, what)
+    return {Feature.HOLES: filled, Feature.ALIKE: shared}
 
 
 def _line(number: int, outline: NDArray[np.int32], size: tuple[int, ...]) -> str:
@@ -127,7 +122,6 @@ YOLO = Format(
     recognise=_recognise,
     read=_read,
     write=_write,
-    is_folder=True,
     holds=frozenset({Feature.MASKS, Feature.OVERLAP, Feature.CATEGORIES, Feature.EMPTY}),
     limits=(
         "lines have a class and no object: all of a class are one object when read. Holes are filled. It does not say "

@@ -88,41 +88,39 @@ def _video(videos: list[Any], path: Path, opening: Opening) -> Mapping[str, Any]
 
 
 def _write(path: Path, annotations: Annotations) -> None:
-    size, names = annotations.size, []
-    rows: dict[int, list[Any]] = {}
+    """Write row by row: a row needs all frames of its object, so the text of their RLEs is held, and no more."""
+    size, names = annotations.size, list[str]()
+    rows: dict[int, list[str]] = {}
     for column, frame in enumerate(annotations):
         names.append(f"video/{frame.name or f'{frame.index:05d}'}.jpg")
         for key, mask in frame.masks.items():
             size = (mask.shape[0], mask.shape[1])
             row = rows.setdefault(key, [])
-            row.extend([None] * (column - len(row)))
-            row.append(encode(mask))
+            row.extend([""] * (column - len(row)))
+            row.append(encode(mask)["counts"])
     if size is None:
         raise ValueError("YouTube-VIS needs the size of the frames, which no one says. Name the video.")
     categories: dict[str, int] = {}
     for key in sorted(rows):
         categories.setdefault(annotations.object(key).category or "object", len(categories) + 1)
-    video = {"id": 1, "height": size[0], "width": size[1], "length": len(names), "file_names": names}
-    content = {
-        "info": {},
-        "videos": [video],
-        "categories": [{"id": number, "name": name} for name, number in categories.items()],
-        "annotations": [
-            _row(key, row + [None] * (len(names) - len(row)), categories[annotations.object(key).category or "object"])
-            | {"height": size[0], "width": size[1], "length": len(names)}
-            for key, row in sorted(rows.items())
-        ],
-    }
-    path.write_text(json.dumps(content), "utf-8")
+    sides = {"height": size[0], "width": size[1], "length": len(names)}
+    listed = [{"id": number, "name": name} for name, number in categories.items()]
+    with path.open("w", encoding="utf-8") as file:
+        file.write(f'{{"info": {{}}, "videos": [{json.dumps({"id": 1, **sides, "file_names": names})}],\n')
+        file.write(f'"categories": {json.dumps(listed)},\n"annotations": [')
+        for place, key in enumerate(sorted(rows)):
+            shapes = [*rows[key], *[""] * (len(names) - len(rows[key]))]
+            category = categories[annotations.object(key).category or "object"]
+            row_of = {"id": key, "video_id": 1, "category_id": category, "iscrowd": 0, **sides}
+            file.write(",\n" * (place > 0) + json.dumps(row_of | _shapes(shapes, size)))
+        file.write("]}\n")
 
 
-def _row(key: int, shapes: list[Any], category: int) -> dict[str, Any]:
+def _shapes(counts: list[str], size: tuple[int, int]) -> dict[str, Any]:
+    """Return the fields of one object that have a value for each frame."""
     tools = coco_tools()
+    shapes = [{"size": list(size), "counts": text} if text else None for text in counts]
     return {
-        "id": key,
-        "video_id": 1,
-        "category_id": category,
-        "iscrowd": 0,
         "segmentations": shapes,
         "bboxes": [shape and tools.toBbox(shape).tolist() for shape in shapes],
         "areas": [shape and int(tools.area(shape)) for shape in shapes],
@@ -136,6 +134,7 @@ YOUTUBE_VIS = Format(
     recognise=_recognise,
     read=_read,
     write=_write,
-    holds=frozenset({Feature.MASKS, Feature.OVERLAP, Feature.CATEGORIES, Feature.EMPTY}),
+    suffix=".json",
+    holds=frozenset({Feature.MASKS, Feature.HOLES, Feature.ALIKE, Feature.OVERLAP, Feature.CATEGORIES, Feature.EMPTY}),
     limits="only labelled frames are listed. Objects without category are called 'object'.",
 )

@@ -56,7 +56,6 @@ YOUTUBE_VOS = Format(
     recognise=_recognise,
     read=_read,
     write=_write,
-    is_folder=True,
-    holds=frozenset({Feature.MASKS, Feature.VOID, Feature.EMPTY, Feature.CATEGORIES}),
+    holds=frozenset({Feature.MASKS, Feature.HOLES, Feature.ALIKE, Feature.VOID, Feature.EMPTY, Feature.CATEGORIES}),
     limits=f"ids 1 to 254; what is written calls its video {_VIDEO!r}.",
 )

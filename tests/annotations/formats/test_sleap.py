@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from siammae.annotations.files import read_annotations, write_annotations
+from siammae.annotations.formats.format import Feature
 from siammae.annotations.formats.registry import recognise
 from siammae.annotations.model import FrameLabels, Keypoints, VideoObject
 
@@ -50,14 +51,14 @@ def test_sleap_written_is_what_sleap_io_hands_out(tmp_path):
     assert again.by_person is True
 
 
-def test_sleap_says_that_a_persons_confidence_is_lost(tmp_path, caplog):
-    some = Keypoints.of(BOTH, confidence=np.array([0.5, 1]))
-    write_annotations(
-        tmp_path / "f.slp",
-        video([FrameLabels(0, keypoints={1: some}, by_person=True)], joints=("a", "b")),
-        format="sleap",
-    )
-    assert "no place for the confidence of what a person made; left out (1 times)" in caplog.text
+def test_sleap_says_that_a_persons_confidence_is_lost(tmp_path):
+    some, sure = Keypoints.of(BOTH, confidence=np.array([0.5, 1])), Keypoints.of(BOTH)
+    frames = [
+        FrameLabels(index, keypoints={1: some if index else sure, 2: some if index else sure}, by_person=index < 2)
+        for index in range(3)
+    ]
+    written = write_annotations(tmp_path / "f.slp", video(frames, joints=("a", "b")), format="sleap")
+    assert written.lost == {Feature.POINT_CONFIDENCE: 1}  # frames
 
 
 def test_sleap_takes_a_persons_instance_before_the_prediction(tmp_path):

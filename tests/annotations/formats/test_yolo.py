@@ -3,6 +3,7 @@ import pytest
 from scipy.ndimage import binary_fill_holes
 
 from siammae.annotations.files import read_annotations, write_annotations
+from siammae.annotations.formats.format import Feature
 from siammae.annotations.formats.registry import recognise
 from siammae.annotations.model import FrameLabels, VideoObject
 
@@ -36,13 +37,14 @@ def test_yolo_is_filled_by_the_rule_of_ultralytics(tmp_path):
     np.testing.assert_array_equal(theirs, mask)
 
 
-def test_yolo_says_that_holes_and_objects_of_a_class_are_lost(tmp_path, caplog):
-    ring = np.ones(SIZE, bool)
+def test_yolo_says_in_how_many_frames_holes_and_objects_of_a_class_are_lost(tmp_path):
+    ring, solid = np.ones(SIZE, bool), np.ones(SIZE, bool)
     ring[4, 4] = False
-    objects = (VideoObject(1, category="dog"), VideoObject(2, category="dog"))
-    write_annotations(tmp_path / "out", video([FrameLabels(0, {1: ring, 2: ring})], objects=objects), format="yolo")
-    assert "2 masks have holes, which are filled" in caplog.text
-    assert "1 frames have several objects of a class" in caplog.text
+    objects = (VideoObject(1, category="dog"), VideoObject(2, category="dog"), VideoObject(3, category="cat"))
+    layers = [{1: ring, 3: ring}, {2: solid}, {1: solid, 2: ring}]
+    frames = [FrameLabels(index, masks) for index, masks in enumerate(layers)]
+    lost = write_annotations(tmp_path / "out", video(frames, objects=objects), format="yolo").lost
+    assert lost == {Feature.HOLES: 2, Feature.ALIKE: 2}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,119 @@
+"""Objects from several annotated frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from siammae.annotations.masks import MaskSource, mask_ids
+from siammae.config import PropagationConfig
+from siammae.features import FeatureExtractor
+from siammae.propagation.affinity import Kernels
+from siammae.propagation.context import EncodedFrame
+from siammae.propagation.keyframes.both_ways import Between, Frames, Said, follow_both_ways
+from siammae.propagation.labels import FrameMasks, confidence
+from siammae.propagation.propagator import Propagator
+
+
+@dataclass(frozen=True, slots=True)
+class _Masks:
+    """The walk's steps, for masks: see :class:`Kind`."""
+
+    given: Mapping[int, MaskSource]
+    object_ids: Sequence[int] | None
+    extractor: FeatureExtractor
+    config: PropagationConfig | None
+    kernels: Kernels
+
+    def propagator(self) -> Propagator:
+        return Propagator(self.extractor, self.config, kernels=self.kernels)
+
+    def annotated(self, propagator: Propagator, frame: EncodedFrame, index: int) -> tuple[FrameMasks, dict[int, Said]]:
+        result = propagator.step_encoded(frame, mask=self.given[index], object_ids=self.object_ids)
+        present = mask_ids(result.label_map())
+        word = {object_id: Said(index, object_id in present) for object_id in result.given_ids}
+        return replace(result, frame_index=index), word
+
+    def plain(self, propagator: Propagator, frame: EncodedFrame) -> FrameMasks:
+        return propagator.step_encoded(frame)
+
+    def after_all(self, propagator: Propagator, frame: NDArray[np.uint8], index: int) -> FrameMasks:
+        return replace(propagator.step(frame), frame_index=index)
+
+    def turn(self, propagator: Propagator, frame: EncodedFrame, given: FrameMasks, index: int) -> bool:
+        # As drawn and as followed: an object that this frame's mask does not speak for competes for pixels as well.
+        labels = given.label_map()
+        if present := bool(mask_ids(labels)):
+            propagator.step_encoded(frame, mask=labels, object_ids=given.object_ids)
+        return present
+
+    def fused(self, between: Between[FrameMasks]) -> FrameMasks:
+        given, backward = between.given, between.backward
+        if backward is None:  # nothing is there any more: the background has all
+            backward = torch.zeros_like(given.scores)
+            backward[0] = 1
+        scores = backward
+        if between.forward:
+            scores = fuse(between, *between.forward, backward)
+        image = between.frame.image if given.config.refine != "none" else None
+        return replace(given, frame_index=between.number, scores=scores, given=None, given_ids=(), image=image)
+
+
+def follow_keyframes(
+    frames: Frames,
+    masks: Mapping[int, MaskSource],
+    extractor: FeatureExtractor,
+    config: PropagationConfig | None,
+    *,
+    object_ids: Sequence[int] | None = None,
+    kernels: Kernels = "auto",
+) -> Iterator[FrameMasks]:
+    """Follow objects from several annotated frames, both ways in time.
+
+    Args:
+        frames: of the video, from frame 0.
+        masks: frame number to mask, at least one; see :meth:`Propagator.step` for what a mask speaks for.
+        extractor: turns frames into features.
+        config: the rules; None = what the extractor recommends.
+        object_ids: the ids that every mask speaks for; None = each for those it holds.
+        kernels: backend of the affinity.
+
+    Yields:
+        One :class:`FrameMasks` a frame. Those between two annotated frames come when the second one was reached.
+
+    Raises:
+        ValueError: a number is negative or beyond the video's end, or a mask is refused.
+    """
+    return follow_both_ways(frames, _Masks(masks, object_ids, extractor, config, kernels), "masks")
+
+
+def fuse(between: Between[FrameMasks], forward: Tensor, known: FrameMasks, backward: Tensor) -> Tensor:
+    """Make one answer of two: each object from where it is nearer and surer.
+
+    Args:
+        between: the frame.
+        forward: soft labels of the pass from the annotated frame before, ``(1 + its objects, h, w)``.
+        known: a result of that pass.
+        backward: of the pass from the annotated frame after, ``(1 + its objects, h, w)``, among which are all of the
+            forward pass's.
+
+    Returns:
+        ``(1 + objects, h, w)`` as in ``backward``; the background is what objects leave.
+    """
+    ids = between.given.object_ids
+    sure = dict(zip(known.object_ids, confidence(forward), strict=True))
+    layers = []
+    for object_id, layer, surely in zip(ids, backward[1:], confidence(backward), strict=True):
+        if object_id in sure:
+            ahead, back = between.weights(object_id, sure[object_id], surely)
+            layers.append(ahead * forward[1 + known.object_ids.index(object_id)] + back * layer)
+        else:
+            layers.append(layer)
+    objects = torch.stack(layers)
+    total = objects.sum(dim=0)
+    return torch.cat([(1 - total).clamp_min(0)[None], objects / total.clamp_min(1)])
