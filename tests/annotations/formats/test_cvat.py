@@ -94,6 +94,16 @@ def test_cvat_image_with_two_of_a_label_has_two_objects(tmp_path):
         read(tmp_path, image + image.replace('id="0"', 'id="1"'))
 
 
+def test_cvat_frame_is_read_where_others_cannot_be_told_apart_or_have_another_size(tmp_path):
+    polygon = '<polygon label="dog" points="1,2;4,2;4,5;1,5"/>'
+    image = '<image id="{}" name="f" width="{}" height="9">' + 2 * polygon + "</image>"
+    body = image.format(0, 14) + image.format(1, 20)
+    with pytest.raises(ValueError, match=r"is for frames of \(9, 20\)"):
+        read(tmp_path, body)
+    (frame,) = read(tmp_path, body, frames=[0])
+    assert (frame.index, sorted(frame.masks)) == (0, [1, 2])
+
+
 MASK = (
     '<track id="{}" label="dog"{}>'
     '<mask frame="{}" keyframe="1" rle="{}" left="0" top="0" width="2" height="2"/></track>'
