@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from siammae.frames import Backend, PathLike
 
 _log = logging.getLogger(__name__)
+_AT_ANY_DEPTH = r"[^./][^/]*(/.*)?"  # names of files in a folder of labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +135,7 @@ def claim_labels(
         with claim_files(place, inputs=inputs, overwrite=overwrite):
             yield partial(_write, place, target)
         return
-    with claim_folder(place, "(?!)", numbered=r"[^.].*", inputs=inputs, overwrite=overwrite) as results:
-        files = [file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()]
-        if alien := [name for name in files if not (name[0] == "." or results.wrote(name))]:
-            raise ValueError(f"{place} holds {alien[0]}, which siammae did not write. Move it away.")
+    with claim_folder(place, "(?!)", numbered=_AT_ANY_DEPTH, inputs=inputs, overwrite=overwrite):
         yield partial(_write, place, target)
 
 
@@ -159,7 +157,7 @@ def _write(path: Path, target: Format, annotations: Annotations, said: Collectio
         if target.write is not None:
             watch.add(target.write(scratch, watch.annotations()) or {})
         if scratch.is_dir():
-            names = [file.relative_to(scratch).as_posix() for file in sorted(scratch.rglob("*"))]
+            names = [file.relative_to(scratch).as_posix() for file in sorted(scratch.rglob("*")) if file.is_file()]
             (scratch / MARKER).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
             if (there := Path(os.path.realpath(path))).is_dir():
                 there.rename(scratch.with_name("old"))  # goes with the temporary folder that it is in now

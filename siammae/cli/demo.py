@@ -53,9 +53,10 @@ def run(args: argparse.Namespace) -> int:
 
     source, output = demo_data(), Path(args.output)
     video = source / "walkers.mp4"
+    names, inputs = rf"{re.escape(OVERLAY)}|{re.escape(_SHEET)}", (source, args.model)
     with (
-        claim_folder(output, rf"{re.escape(OVERLAY)}|{re.escape(_SHEET)}", overwrite=args.overwrite) as pictures,
-        claim_folder(output / "masks", "(?!)", numbered=MASKS, overwrite=args.overwrite) as masks,
+        claim_folder(output, names, inputs=inputs, overwrite=args.overwrite) as pictures,
+        claim_folder(output / "masks", "(?!)", numbered=MASKS, inputs=inputs, overwrite=args.overwrite) as masks,
     ):
         model = load_model(args)
         config = propagation_config(args, model.propagation)

@@ -189,7 +189,7 @@ def test_propagate_refuses_masks_that_are_missing_twice_or_not_numbered(clip, we
 def test_propagate_when_folder_holds_masks_refuses_unless_told(clip, weights, tmp_path, capsys):
     argv = ["propagate", clip / "frames", "--mask", clip / "mask.png", "-o", tmp_path, "--model", weights, "--quiet"]
     siammae.write_mask(tmp_path / "00099.png", np.zeros((48, 64), np.uint8))
-    assert "holds 00099.png already: choose another output, or pass --overwrite" in fails(capsys, *argv)
+    assert "holds 00099.png already: choose another output, or allow that it is replaced" in fails(capsys, *argv)
     assert "00099.png, which siammae did not write" in fails(capsys, *argv, "--overwrite")
     (tmp_path / MARKER).write_text("00099.png\n")
     fails(capsys, *argv, "--overwrite", "--set", "first_labels=none")
