@@ -59,6 +59,7 @@ from .propagation.keypoint_propagator import KeypointPropagator as KeypointPropa
 from .propagation.labels import FrameMasks as FrameMasks
 from .propagation.labels import gather_labels as gather_labels
 from .propagation.propagator import Propagator as Propagator
+from .propagation.suggestion import suggest_frame as suggest_frame
 from .propagation.video import VideoKeypoints as VideoKeypoints
 from .propagation.video import VideoMasks as VideoMasks
 from .propagation.video import follow_keypoints as follow_keypoints

@@ -16,6 +16,7 @@ what to do.
 from __future__ import annotations
 
 from collections.abc import Collection
+from signal import SIGINT
 
 
 class SiamMAEError(Exception):
@@ -48,6 +49,18 @@ class DatasetError(SiamMAEError, FileNotFoundError):
 
 class WorkerError(SiamMAEError, RuntimeError):
     """A process that shared the work failed; the message names the video."""
+
+
+class StoppedError(KeyboardInterrupt):
+    """A signal ended a run in order, such as with its state saved; callers catch a KeyboardInterrupt.
+
+    Attributes:
+        signal: its number.
+    """
+
+    def __init__(self, message: str = "", signal: int = SIGINT) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 def one_line(error: BaseException, most: int = 300) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from siammae.annotations.formats.format import Feature, Format, Opening, Watch
 from siammae.annotations.formats.registry import find_format, recognise
 from siammae.annotations.model import Annotations
+from siammae.annotations.selection import choose
 from siammae.errors import printable
 from siammae.outputs import MARKER, claim_files, claim_folder, whole
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from siammae.frames import Backend, PathLike
 
 _log = logging.getLogger(__name__)
+_AT_ANY_DEPTH = r"[^./][^/]*(/.*)?"  # names of files in a folder of labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ def read_annotations(
     video: PathLike | None = None,
     size: tuple[int, int] | None = None,
     sequence: str | None = None,
+    frames: Collection[int] | None = None,
     format: str | None = None,
 ) -> Annotations:
     """Read labels in any of the formats that ``siammae formats`` lists.
@@ -55,6 +58,7 @@ def read_annotations(
         video: the labelled video, a file or folder of images: gives the frames' size, number and names.
         size: ``(H, W)`` of the frames, for formats that do not tell it; ``video`` makes it needless.
         sequence: which video is meant, where the labels are those of several.
+        frames: take these only; None = all. Of one frame, objects need not be told apart from those of the next.
         format: None = found by looking at the file.
 
     Returns:
@@ -69,7 +73,7 @@ def read_annotations(
     opening = Opening(size=size, sequence=sequence)
     if video is not None:
         opening = open_video(video, size=size, sequence=sequence, leave_out=[path])
-    return read_labels(Path(path), opening, format)
+    return read_labels(Path(path), replace(opening, frames=None if frames is None else frozenset(frames)), format)
 
 
 def read_labels(path: Path, opening: Opening, format: str | None = None) -> Annotations:
@@ -80,9 +84,10 @@ def read_labels(path: Path, opening: Opening, format: str | None = None) -> Anno
     if not path.exists():
         raise FileNotFoundError(f"no labels at {path}.")
     try:
-        return found.read(path, opening)
+        labels = found.read(path, opening)
     except (TypeError, KeyError, AttributeError, IndexError) as error:  # a value of a kind that no one thought of
         raise ValueError(f"{path} is not laid out as {found.name}: {error}.") from error
+    return labels if opening.frames is None else choose(labels, frames=opening.frames)
 
 
 def write_annotations(path: PathLike, annotations: Annotations, *, format: str, overwrite: bool = False) -> Written:
@@ -130,10 +135,7 @@ def claim_labels(
         with claim_files(place, inputs=inputs, overwrite=overwrite):
             yield partial(_write, place, target)
         return
-    with claim_folder(place, "(?!)", numbered=r"[^.].*", inputs=inputs, overwrite=overwrite) as results:
-        files = [file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()]
-        if alien := [name for name in files if not (name[0] == "." or results.wrote(name))]:
-            raise ValueError(f"{place} holds {alien[0]}, which siammae did not write. Move it away.")
+    with claim_folder(place, "(?!)", numbered=_AT_ANY_DEPTH, inputs=inputs, overwrite=overwrite):
         yield partial(_write, place, target)
 
 
@@ -155,7 +157,7 @@ def _write(path: Path, target: Format, annotations: Annotations, said: Collectio
         if target.write is not None:
             watch.add(target.write(scratch, watch.annotations()) or {})
         if scratch.is_dir():
-            names = [file.relative_to(scratch).as_posix() for file in sorted(scratch.rglob("*"))]
+            names = [file.relative_to(scratch).as_posix() for file in sorted(scratch.rglob("*")) if file.is_file()]
             (scratch / MARKER).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
             if (there := Path(os.path.realpath(path))).is_dir():
                 there.rename(scratch.with_name("old"))  # goes with the temporary folder that it is in now

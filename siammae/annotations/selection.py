@@ -80,7 +80,9 @@ def choose(
                 yield _only(frame, new) if new else frame
             seen.add(frame.index)
         if frames is not None and (gone := sorted(set(frames) - seen)):
-            raise ValueError(f"frame {gone[0]} has no labels: labelled are {_listed(sorted(seen))}.")
+            raise ValueError(
+                f"frame {gone[0]} has no labels" + (f": labelled are {_listed(sorted(seen))}." * bool(seen) or ".")
+            )
         if gone := [key for key in new if key not in met]:
             raise ValueError(f"object {gone[0]} is in none of the frames: there are {_listed(sorted(met))}.")
 

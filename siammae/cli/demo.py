@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from siammae.cli.confidence import Confidence
 from siammae.cli.options import (
     Commands,
     add_command,
@@ -51,39 +53,41 @@ def run(args: argparse.Namespace) -> int:
 
     source, output = demo_data(), Path(args.output)
     video = source / "walkers.mp4"
+    names, inputs = rf"{re.escape(OVERLAY)}|{re.escape(_SHEET)}", (source, args.model)
     with (
-        claim_folder(output, rf"{re.escape(OVERLAY)}|{re.escape(_SHEET)}", overwrite=args.overwrite) as pictures,
-        claim_folder(output / "masks", "(?!)", numbered=MASKS, overwrite=args.overwrite) as masks,
+        claim_folder(output, names, inputs=inputs, overwrite=args.overwrite) as pictures,
+        claim_folder(output / "masks", "(?!)", numbered=MASKS, inputs=inputs, overwrite=args.overwrite) as masks,
     ):
         model = load_model(args)
         config = propagation_config(args, model.propagation)
         say(f"following two people through {video.name} with {args.model}, from the mask of the first frame")
-        first_mask = read_mask(source / "walkers_first_mask.png")
+        first_mask, sure = read_mask(source / "walkers_first_mask.png"), Confidence(None)
         count, _ = write_masks(
-            lambda frames: follow_keyframes(frames, {0: first_mask}, model, config, kernels=args.kernels),
+            lambda frames: sure.noted(follow_keyframes(frames, {0: first_mask}, model, config, kernels=args.kernels)),
             str(video),
             masks,
             overlay=pictures,
             progress=not args.quiet,
         )
-        sheet = _write_sheet(video, masks.folder, count, pictures.path(_SHEET))
+        sheet = _write_sheet(video, masks.folder, sure.means, pictures.path(_SHEET))
     say(f"masks          {masks.folder}/ ({count} PNGs: pixel value = object id)")
     say(f"overlay video  {pictures.folder / OVERLAY}")
     say(f"contact sheet  {sheet}")
     return 0
 
 
-def _write_sheet(video: Path, masks: Path, count: int, path: Path) -> Path:
+def _write_sheet(video: Path, masks: Path, sure: Sequence[float], path: Path) -> Path:
     from siammae.annotations.masks import read_mask
     from siammae.frames import read_frames, write_image
     from siammae.visualize import contact_sheet, overlay_masks
 
-    shown = [round(i * (count - 1) / (_SHEET_FRAMES - 1)) for i in range(_SHEET_FRAMES)]
+    shown = [round(i * (len(sure) - 1) / (_SHEET_FRAMES - 1)) for i in range(_SHEET_FRAMES)]
     pictures = [
         overlay_masks(frame, read_mask(masks / f"{index:05d}.png", binary=False))
         for index, frame in enumerate(read_frames(video))
         if index in shown
     ]
-    captions = [f"frame {index}" + (" (given)" if index == 0 else "") for index in shown]
-    write_image(path, contact_sheet(pictures, captions=captions, title="siammae demo: two people, one annotated frame"))
+    captions = [f"frame {index}, " + (f"sure {sure[index]:.2f}" if index else "given") for index in shown]
+    title = "siammae demo: two people, one annotated frame"
+    write_image(path, contact_sheet(pictures, captions=captions, confidence=[sure[i] for i in shown], title=title))
     return path

@@ -10,7 +10,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from siammae.errors import SiamMAEError, printable
+from siammae.errors import SiamMAEError, StoppedError, printable
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -87,6 +87,7 @@ def end(error: BaseException, command: str, received: int | None) -> int:
     """
     if received is not None or isinstance(error, KeyboardInterrupt):  # an import that is interrupted raises others
         said = str(error) if isinstance(error, KeyboardInterrupt) else ""
+        received = received or (error.signal if isinstance(error, StoppedError) else None)
         _print(f"\nsiammae: {said or _stopped(received)}")
         return 128 + (received or signal.SIGINT)
     if isinstance(error, BrokenPipeError):

@@ -17,9 +17,10 @@ def interruptible(patience: float = 1.0) -> Iterator[None]:
 
     A thread hears of the signal at once. If the main thread, deep in a matrix product, does not within ``patience``
     seconds, the process ends with code 130. What it was writing has a temporary name, which the next run removes.
-    Outside the main thread this does nothing.
+    Outside the main thread, and where Ctrl-C is ignored, as after nohup or behind a ``&``, this does nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
+    elsewhere = threading.current_thread() is not threading.main_thread()
+    if elsewhere or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield
         return
     heard = threading.Event()
@@ -34,16 +35,19 @@ def interruptible(patience: float = 1.0) -> Iterator[None]:
                 os.write(2, b"\nsiammae: stopped within a long operation\n")
                 os._exit(130)
 
+    before, wakeup = signal.getsignal(signal.SIGINT), signal.set_wakeup_fd(-1)
     inner, outer = socket.socketpair()
-    outer.setblocking(False)
-    before, wakeup = signal.signal(signal.SIGINT, hear), signal.set_wakeup_fd(outer.fileno(), warn_on_full_buffer=False)
     watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
+    try:  # from here on, as signals may come at any time
+        outer.setblocking(False)
+        watcher.start()
+        signal.set_wakeup_fd(outer.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGINT, hear)
         yield
     finally:
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGINT, before or signal.default_int_handler)
         outer.close()
-        watcher.join()
+        if watcher.ident is not None:
+            watcher.join()
         inner.close()

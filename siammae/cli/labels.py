@@ -173,7 +173,10 @@ class Reading:
 
         if getattr(self._args, "threshold", None) is not None:
             raise ValueError(f"--threshold is for pictures of masks, and {path} is none: leave it out.")
-        labels = choose(read_labels(path, self.opening(), self._args.input_format), self._objects, self._args.frame)
+        wanted = None if self._args.frame is None else frozenset(self._args.frame)
+        labels = choose(
+            read_labels(path, replace(self.opening(), frames=wanted), self._args.input_format), self._objects
+        )
         if frame is None:
             return labels
         frames = [one for one in labels if one.masks or one.keypoints]

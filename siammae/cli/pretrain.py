@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from siammae.cli.inputs import pick_device
-from siammae.cli.options import Commands, add_command, field_help, say
+from siammae.cli.options import Commands, add_command, add_overwrite_option, field_help, say
 from siammae.config import LOGGERS, PRETRAIN_CHOICES, VIT_SIZES, ModelConfig, PretrainConfig
 from siammae.config.recipes import RECIPES
 
@@ -54,6 +54,7 @@ def add_parser(commands: Commands) -> None:
         action="store_true",
         help="go on with the run in DIR where there is one, else begin it: one command for restarts by a scheduler",
     )
+    add_overwrite_option(going_on)
     parser.add_argument("--max-steps", type=int, metavar="N", help="stop after N optimiser steps in this sitting")
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps (auto: a GPU where there is one)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -110,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
         resume=args.output if args.resume else "auto" if args.auto_resume else None,
         device=pick_device(args.device),
         max_steps=args.max_steps,
+        overwrite=args.overwrite,
         progress=not args.quiet,
     )
     if is_main_process():

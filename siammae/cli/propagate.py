@@ -7,6 +7,7 @@ import re
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
+from siammae.cli.confidence import Confidence
 from siammae.cli.given import given_masks
 from siammae.cli.inputs import load_model, overlay_writer, propagation_config, shown_frames
 from siammae.cli.labels import add_label_options, mask_sources
@@ -20,7 +21,7 @@ from siammae.cli.options import (
     say,
 )
 from siammae.cli.results import MaskSink, add_format_option, chosen_formats, file_names
-from siammae.outputs import claim_folder
+from siammae.outputs import claim_files, claim_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -70,6 +71,11 @@ def add_parser(commands: Commands) -> None:
         parser, "davis, the pictures", "each but davis gets DIR/NAME and its suffix, such as DIR/coco.json"
     )
     parser.add_argument("--overlay", action="store_true", help="also write DIR/overlay.mp4")
+    parser.add_argument(
+        "--confidence",
+        metavar="CSV",
+        help="also write how sure each frame is of each object, 0 to 1: frame,object,confidence",
+    )
     add_overwrite_option(parser)
     add_label_options(parser)
     add_model_options(parser)
@@ -88,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     names = "|".join(re.escape(name) for name in (OVERLAY, *file_names()))
     with (
         claim_folder(args.output, names, numbered=MASKS, inputs=inputs, overwrite=args.overwrite) as results,
+        claim_files(args.confidence, inputs=inputs, overwrite=args.overwrite),
         ExitStack() as stack,
     ):
         others = [one for one in formats if one.name != "davis"]
@@ -99,9 +106,9 @@ def run(args: argparse.Namespace) -> int:
         given = given_masks(args, sources)
         sink = stack.enter_context(closing(MaskSink(writers, given))) if others else None
         model = load_model(args)
-        config = propagation_config(args, model.propagation)
+        config, sure = propagation_config(args, model.propagation), Confidence(args.confidence)
         count, ids = write_masks(
-            lambda frames: follow_keyframes(frames, given.maps, model, config, kernels=args.kernels),
+            lambda frames: sure.noted(follow_keyframes(frames, given.maps, model, config, kernels=args.kernels)),
             args.video,
             results,
             overlay=results if args.overlay else None,
@@ -121,6 +128,8 @@ def run(args: argparse.Namespace) -> int:
         say(line)
     if args.overlay:
         say(f"overlay video: {results.folder / OVERLAY}")
+    for line in sure.lines(given.maps):
+        say(line)
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from siammae.cli.options import Commands, add_command, add_reader_option, say
+from siammae.cli.options import Commands, add_command, add_overwrite_option, add_reader_option, say
 from siammae.errors import printable
 from siammae.outputs import hold_folder
 
@@ -42,6 +42,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--shard-mb", type=float, default=500, metavar="MIB", help="size of a tar (%(default)s)")
     add_reader_option(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="clips decoded at once (default: one a CPU)")
+    add_overwrite_option(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -61,7 +62,14 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         with hold_folder(args.output, inputs=(args.videos,)):
-            report = write_shards(args.videos, args.output, settings, workers=args.workers, progress=not args.quiet)
+            report = write_shards(
+                args.videos,
+                args.output,
+                settings,
+                workers=args.workers,
+                overwrite=args.overwrite,
+                progress=not args.quiet,
+            )
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("stopped; the same command goes on after the last whole tar") from stop
     say(f"{report.clips} clips in {report.shards} shards in {args.output}: train with siammae pretrain {args.output}")

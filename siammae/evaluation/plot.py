@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
-from siammae.evaluation.results import EvaluationResult, write_bytes
+from siammae.evaluation.results import EvaluationResult
+from siammae.outputs import whole
 
 _MARKERS = "osD^vPX*"
 
@@ -56,6 +57,7 @@ def plot_sizes(results: Sequence[EvaluationResult], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    picture = BytesIO()
+    picture = BytesIO()  # Pillow's own writing to files does not see a disk that becomes full at the last bytes
     figure.savefig(picture, format="png", metadata={"Software": None})
-    write_bytes(path, picture.getvalue())
+    with whole(path) as part:
+        part.write_bytes(picture.getvalue())

@@ -17,6 +17,7 @@ from siammae._version import __version__
 from siammae.config import PropagationConfig
 from siammae.errors import printable
 from siammae.features import FeatureExtractor
+from siammae.outputs import whole
 
 # Our scores and their columns in the CSVs of the official tool.
 _OFFICIAL = {
@@ -161,18 +162,8 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file that appears whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside its place, then rename it, so that no reader sees a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        scratch.write_bytes(content)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def claim_folder(

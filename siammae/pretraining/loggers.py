@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from siammae.config import PretrainConfig
 
+EVENTS_FOLDER = "tensorboard"
+
 
 class Logger(Protocol):
     """Something that takes numbers and pictures."""
@@ -48,7 +50,7 @@ class _TensorBoard:
             raise ImportError(
                 'loggers has "tensorboard", which is not installed: pip install "siammae[tensorboard]".'
             ) from error
-        self._writer: Any = SummaryWriter(str(Path(config.output_dir) / "tensorboard"))
+        self._writer: Any = SummaryWriter(str(Path(config.output_dir) / EVENTS_FOLDER))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

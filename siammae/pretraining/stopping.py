@@ -18,11 +18,11 @@ class StopRequest:
     A signal that is ignored stays so: nohup and shells do that to those that a command is not to hear.
 
     Attributes:
-        received: whether a signal has come.
+        received: the signal that has come, or None.
     """
 
     def __enter__(self) -> StopRequest:
-        self.received = False
+        self.received: int | None = None
         self._previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
@@ -31,7 +31,7 @@ class StopRequest:
         return self
 
     def _receive(self, number: int, frame: object) -> None:
-        self.received = True
+        self.received = number
         self._restore()
 
     def _restore(self) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,8 +17,9 @@ from tqdm import tqdm
 
 from siammae.config import PretrainConfig
 from siammae.distributed import Processes, join_processes
+from siammae.errors import StoppedError
 from siammae.frames import PathLike
-from siammae.outputs import claim_folder, hold_folder
+from siammae.outputs import WAY_OUT, ResultFolder, claim_folder, hold_folder
 from siammae.pretraining.checkpoint import (
     CONFIG_FILE,
     LOG_FILE,
@@ -36,7 +38,7 @@ from siammae.pretraining.data.pairs import VideoPairs
 from siammae.pretraining.data.skipped import SKIPPED_FILE, SkippedClips
 from siammae.pretraining.data.sources import find_clips
 from siammae.pretraining.learner import Learner
-from siammae.pretraining.loggers import open_loggers
+from siammae.pretraining.loggers import EVENTS_FOLDER, open_loggers
 from siammae.pretraining.monitor import PICTURES_FOLDER, Monitor
 from siammae.pretraining.run_log import RunLog
 from siammae.pretraining.schedule import learning_rate, total_steps
@@ -45,10 +47,14 @@ from siammae.pretraining.stopping import StopRequest
 
 logger = logging.getLogger(__name__)
 
-MODEL_FOLDER = "model"
-_WRITTEN = (
-    CONFIG_FILE, LOG_FILE, SKIPPED_FILE, VIDEOS_FILE, STATES_FOLDER, PICTURES_FOLDER, MODEL_FOLDER, "model_ema"
-)  # fmt: skip
+MODEL_FOLDER, AVERAGE_FOLDER = "model", "model_ema"
+_WRITTEN = {  # files and folders, and what a run writes into these
+    **dict.fromkeys((CONFIG_FILE, LOG_FILE, SKIPPED_FILE, VIDEOS_FILE), ""),
+    STATES_FOLDER: r"/step-\d+\.pt",
+    PICTURES_FOLDER: r"/step-\d+\.png",
+    EVENTS_FOLDER: r"/events\.out\.tfevents\..*",
+    **dict.fromkeys((MODEL_FOLDER, AVERAGE_FOLDER), r"/(config\.json|model\.safetensors|README\.md)"),
+}
 _GO_ON, _STOP, _FAILED = range(3)  # what the processes tell each other before a step; the largest counts
 
 
@@ -58,6 +64,7 @@ def pretrain(
     resume: PathLike | Literal["auto"] | None = None,
     device: torch.device | str | None = None,
     max_steps: int | None = None,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> Path:
     """Train from video pairs.
@@ -75,6 +82,7 @@ def pretrain(
             where it holds a saved state, else a new run, as restarts by torchrun or a scheduler need it.
         device: None = CUDA where there is one, else the CPU. Under torchrun each process takes a GPU of its own.
         max_steps: stop after this many optimiser steps in this sitting, with the state saved.
+        overwrite: begin anew where there is a run already; it is deleted once all is ready for the first step.
         progress: show a bar with losses, learning rate, pairs per second and the share of time spent waiting for data.
 
     Returns:
@@ -82,22 +90,27 @@ def pretrain(
 
     Raises:
         ValueError: the output folder holds another run or what siammae did not write, or the configuration does not fit
-            the videos, ``init`` or the number of processes.
+            the videos, ``init`` or the number of processes; or both ``resume`` and ``overwrite`` are given.
         BlockingIOError: another run is writing into the output folder; says which.
         FileNotFoundError: there are no videos at ``config.videos``.
         CheckpointError: ``resume`` has no state, or one of another configuration.
         FloatingPointError: the loss is no longer finite.
-        KeyboardInterrupt: a signal stopped the run; its state is saved.
+        KeyboardInterrupt: a signal stopped the run, the number of which is its attribute ``signal``; its state is
+            saved.
         WorkerError: another of several processes failed, or one that reads ahead.
         DatasetError: too many clips cannot be read, or ``config.probe`` is not in DAVIS's layout.
         ImportError: a reader or logger is not installed.
     """
+    if overwrite and resume is not None:
+        raise ValueError(f"resume is {resume!r} and overwrite is True: a run goes on or begins anew. Give one of them.")
     target = _pick_device(device)
     with join_processes(cuda=target.type == "cuda") as processes, ExitStack() as held:
         clips = processes.together(lambda: find_clips(config.videos))
         resume = _resumed_folder(config, resume)
         processes.together(lambda: _check_videos(config, clips, processes))
-        processes.together(lambda: held.enter_context(_hold_output(config, resume)) if processes.rank == 0 else None)
+        results = processes.together(
+            lambda: None if processes.rank else held.enter_context(_hold_output(config, resume, overwrite))
+        )
         config = choose_precision(config, target)
         learner = processes.together(lambda: Learner(config, target, processes, random=resume is not None))
         start = 0
@@ -107,7 +120,7 @@ def pretrain(
             processes.together(lambda: learner.restore(state))
         total = total_steps(config, len(clips))
         stop = total if max_steps is None else min(total, start + max_steps)
-        processes.together(lambda: _take_over(config, clips, resume, start) if processes.rank == 0 else None)
+        processes.together(lambda: None if results is None else _take_over(config, clips, resume, start, results))
         return _train(
             config, clips, learner, range(start, stop), total, processes, progress=progress and processes.rank == 0
         )
@@ -163,9 +176,8 @@ def _train(
     if verdict == _FAILED:
         processes.raise_all(error)
     if verdict == _STOP:
-        raise KeyboardInterrupt(
-            f"stopped at step {done} of {total}; the state is saved, resume={config.output_dir!r} goes on"
-        )
+        message = f"stopped at step {done} of {total}; the state is saved, resume={config.output_dir!r} goes on"
+        raise StoppedError(message, request.received or signal.SIGINT)
     return exported
 
 
@@ -222,8 +234,14 @@ def _pick_device(device: torch.device | str | None) -> torch.device:
     return target
 
 
-def _take_over(config: PretrainConfig, clips: Sequence[Clip], resume: PathLike | None, start: int) -> None:
-    """Write down what this sitting trains on, from which step."""
+def _take_over(
+    config: PretrainConfig, clips: Sequence[Clip], resume: PathLike | None, start: int, results: ResultFolder
+) -> None:
+    """Delete the run that is overwritten, if any, and write down what this sitting trains on, from which step."""
+    if resume is None:
+        results.clear()
+    for name in _WRITTEN:
+        results.path(name)
     claim_videos(config.output_dir, clips, resume=resume)
     cut_log(config.output_dir, start)
 
@@ -246,22 +264,18 @@ def _check_videos(config: PretrainConfig, clips: Sequence[Clip], processes: Proc
 
 
 @contextmanager
-def _hold_output(config: PretrainConfig, resume: PathLike | None) -> Iterator[None]:
+def _hold_output(config: PretrainConfig, resume: PathLike | None, overwrite: bool) -> Iterator[ResultFolder]:
     """Hold the folder against other runs, once it is sure that nothing in it is another's."""
     output = Path(config.output_dir)
-    names = "|".join(re.escape(name) for name in _WRITTEN)
-    with claim_folder(output, names, inputs=[config.videos], overwrite=True) as results:
+    names = "|".join(re.escape(name) + below for name, below in _WRITTEN.items())
+    with claim_folder(output, names, inputs=[config.videos, config.init, config.probe], overwrite=True) as results:
         if resume is None or Path(resume).resolve() != output.resolve():
-            if state_files(output):
-                raise ValueError(
-                    f"{output} holds a run already: pass resume={str(output)!r} to go on, or another output_dir "
-                    "(--resume, -o)."
-                )
+            if state_files(output) and not overwrite:
+                going_on = f"go on with it (--resume, in Python resume={str(output)!r})"
+                raise ValueError(f"{output} holds a run already: {going_on}, {WAY_OUT}")
             if others := [name for name in results.results() if not results.wrote(name)]:
                 raise ValueError(
                     f"{output} holds {others[0]}, which siammae did not write: choose another output, or move it away."
                 )
-        for name in _WRITTEN:
-            results.path(name)
         with hold_folder(output / STATES_FOLDER):
-            yield
+            yield results

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 
 from siammae.visualize.pixels import check, check_frame, text_font
 
@@ -19,6 +19,7 @@ def contact_sheet(
     *,
     columns: int = 4,
     captions: Sequence[str] | None = None,
+    confidence: Sequence[float] | NDArray[np.floating] | None = None,
     width: int = 320,
     title: str | None = None,
 ) -> NDArray[np.uint8]:
@@ -28,6 +29,8 @@ def contact_sheet(
         frames: RGB pictures, each ``(H, W, 3)``, uint8; their sizes may differ.
         columns: pictures in a row, at least 1; fewer where there are fewer pictures.
         captions: one text for each picture, written below it; cut where it is wider than the picture.
+        confidence: of each picture, in [0, 1]: a bar along its lower edge, as long as the number says, green when sure
+            and red when not; NaN draws none.
         width: of each thumbnail, in pixels, at least 1; heights follow from the pictures.
         title: written above the grid.
 
@@ -35,7 +38,8 @@ def contact_sheet(
         The sheet, ``(H, W, 3)``, uint8.
 
     Raises:
-        ValueError: no frames, a frame of another shape or dtype, captions too few or many, a number out of range.
+        ValueError: no frames, a frame of another shape or dtype, captions or confidence too few or many, a number out
+            of range.
     """
     check(len(frames) > 0, "frames is empty: a contact sheet needs at least one picture. Check what was read.")
     check(min(columns, width) >= 1, f"columns is {columns} and width is {width}: both must be at least 1.")
@@ -43,7 +47,10 @@ def contact_sheet(
         check_frame(frame, f"frames[{i}]")
     texts = [""] * len(frames) if captions is None else captions
     check(len(texts) == len(frames), f"captions must be {len(frames)}, one a frame, got {len(texts)}.")
-    cells = [_captioned(frame, text, width) for frame, text in zip(frames, texts, strict=True)]
+    sure = [math.nan] * len(frames) if confidence is None else [float(value) for value in confidence]
+    check(len(sure) == len(frames), f"confidence must be {len(frames)} numbers, one a frame, got {len(sure)}.")
+    check(all(not value < 0 and not value > 1 for value in sure), f"confidence is {sure}: it must be in [0, 1].")
+    cells = [_captioned(*cell, width) for cell in zip(frames, texts, sure, strict=True)]
     columns, gap = min(columns, len(cells)), max(8, width // 16)
     head = gap if title is None else 2 * gap + max(16, width // 10)
     step = width + gap, max(cell.height for cell in cells) + gap
@@ -121,10 +128,16 @@ def _write(sheet: Image.Image, text: str, place: tuple[int, int], size: float, w
     ImageDraw.Draw(sheet).text(place, text, font=font, fill=_INK)
 
 
-def _captioned(frame: NDArray[np.uint8], caption: str, width: int) -> Image.Image:
-    """One cell of a contact sheet: the picture at this width and the text below it."""
+def _captioned(frame: NDArray[np.uint8], caption: str, sure: float, width: int) -> Image.Image:
+    """One cell of a contact sheet: the picture at this width, how sure it is along its edge, and the text below it."""
     height, size = max(1, round(frame.shape[0] * width / frame.shape[1])), max(11, width / 20)
     cell = Image.new("RGB", (width, height + (round(1.6 * size) if caption else 0)), _PAPER)
     cell.paste(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS))
+    if not math.isnan(sure):
+        bar, draw = max(3, width // 40), ImageDraw.Draw(cell)
+        draw.rectangle((0, height - bar, width - 1, height - 1), fill=_INK)
+        if (length := round(sure * width)) > 0:
+            color = ImageColor.getrgb(f"hsl({round(120 * sure)}, 75%, 50%)")
+            draw.rectangle((0, height - bar, length - 1, height - 1), fill=color)
     _write(cell, caption, (0, height + round(0.3 * size)), size, width)
     return cell

@@ -67,6 +67,14 @@ def test_write_annotations_refuses_a_format_that_holds_nothing_of_the_labels(tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_read_annotations_takes_the_frames_that_are_named(tmp_path):
+    frames = [FrameLabels(index, {1: np.ones((4, 6), bool)}) for index in (0, 3, 7)]
+    write_annotations(tmp_path / "d", Annotations(lambda: iter(frames), size=(4, 6)), format="davis")
+    assert [frame.index for frame in read_annotations(tmp_path / "d", frames=[7, 0])] == [0, 7]
+    with pytest.raises(ValueError, match=r"frame 1 has no labels: labelled are 0, 3, 7\."):
+        list(read_annotations(tmp_path / "d", frames=[0, 1]))
+
+
 def test_an_object_is_called_by_its_name_else_category_else_id():
     assert [VideoObject(3, "Rex", "dog").label, VideoObject(3, "", "dog").label, VideoObject(3).label] == [
         "Rex",

@@ -142,6 +142,40 @@ def test_propagate_from_several_annotated_frames_equals_the_library_call(clip, w
     assert len(list(siammae.read_frames(tmp_path / "out" / "overlay.mp4"))) == 5
 
 
+def test_propagate_writes_how_sure_each_frame_is(clip, weights, tmp_path, capsys):
+    mask = siammae.read_mask(clip / "mask.png").copy()
+    mask[0:8, 0:8] = 7
+    siammae.write_mask(tmp_path / "two.png", mask)
+    given = {0: clip / "mask.png", 3: tmp_path / "two.png"}
+    argv = ["propagate", clip / "frames", "--mask", given[0], "--mask", f"3={given[3]}", "-o", tmp_path / "out"]
+    argv = [str(part) for part in [*argv, "--confidence", tmp_path / "sure.csv", "--model", weights]]
+    assert main(argv) == 0
+    assert f"confidence: {tmp_path / 'sure.csv'}" in capsys.readouterr().out
+    with (tmp_path / "sure.csv").open() as file:
+        got = {(int(row["frame"]), int(row["object"])): float(row["confidence"]) for row in csv.DictReader(file)}
+    expected = siammae.propagate_masks(clip / "frames", given, model=weights)
+    known = np.argwhere(~np.isnan(expected.confidence)).tolist()
+    assert sorted(got) == sorted((frame, expected.object_ids[place]) for frame, place in known)
+    for frame, place in known:
+        sure = got[frame, expected.object_ids[place]]
+        assert sure == pytest.approx(expected.confidence[frame, place], abs=6e-4)
+    base = ["propagate", clip / "frames", "--mask", given[0], "-o", tmp_path / "new", "--model", weights]
+    assert "sure.csv is there already" in fails(capsys, *base, "--confidence", tmp_path / "sure.csv")
+    assert "is an input" in fails(capsys, *base, "--confidence", given[0], "--overwrite")
+
+
+def test_propagate_says_which_frame_to_annotate_next_where_that_helps(clip, weights, tmp_path, capsys):
+    argv = ["propagate", clip / "frames", "--mask", clip / "mask.png", "-o", tmp_path / "out", "--model", weights]
+    assert main([str(part) for part in argv]) == 0
+    result = siammae.propagate_masks(clip / "frames", clip / "mask.png", model=weights)
+    frame = siammae.suggest_frame(result, [0])
+    assert f"a mask of frame {frame} would help most" in capsys.readouterr().out
+    every = [part for index in range(5) for part in ("--mask", f"{index}={clip / 'mask.png'}")]
+    argv = ["propagate", clip / "frames", *every, "-o", tmp_path / "all", "--model", weights]
+    assert main([str(part) for part in argv]) == 0
+    assert "would help" not in capsys.readouterr().out
+
+
 def test_propagate_refuses_masks_that_are_missing_twice_or_not_numbered(clip, weights, tmp_path, capsys):
     base = ["propagate", clip / "frames", "-o", tmp_path / "out", "--model", weights, "--quiet"]
     mask = clip / "mask.png"
@@ -155,7 +189,7 @@ def test_propagate_refuses_masks_that_are_missing_twice_or_not_numbered(clip, we
 def test_propagate_when_folder_holds_masks_refuses_unless_told(clip, weights, tmp_path, capsys):
     argv = ["propagate", clip / "frames", "--mask", clip / "mask.png", "-o", tmp_path, "--model", weights, "--quiet"]
     siammae.write_mask(tmp_path / "00099.png", np.zeros((48, 64), np.uint8))
-    assert "holds 00099.png already: choose another output, or pass --overwrite" in fails(capsys, *argv)
+    assert "holds 00099.png already: choose another output, or allow that it is replaced" in fails(capsys, *argv)
     assert "00099.png, which siammae did not write" in fails(capsys, *argv, "--overwrite")
     (tmp_path / MARKER).write_text("00099.png\n")
     fails(capsys, *argv, "--overwrite", "--set", "first_labels=none")

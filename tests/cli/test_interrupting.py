@@ -41,6 +41,16 @@ def test_interrupt_that_python_hears_is_raised_and_everything_is_put_back():
     assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_an_ignored_interrupt_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup and "&" leave it
+    try:
+        with interruptible(0.1):
+            signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_interruptible_outside_the_main_thread_does_nothing():
     def enter():
         with interruptible():

@@ -1,27 +1,38 @@
 """All commands against what can happen to outputs; a new command is covered by being listed in CASES."""
 
-import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 import siammae
 from siammae.cli import _parser, main
 from siammae.frames import write_image
-from siammae.outputs import claim_files, hold_folder
+from siammae.outputs import MARKER, WAY_OUT, claim_files, hold_folder
+from tests.convert.foreign import foreign_tensors
 from tests.evaluation.toy import write_davis
 from tests.helpers import moving_square, tiny_model, write_video
+from tests.pretraining.runs import make_clips
 
 RULES = ["--short-side", "32", "--set", "queue_length=1", "--quiet"]
 CLIP = ["--frames", "2", "--gap", "1"]
+MASKS = ["{in}/frames", "--mask", "{in}/mask.png", "-o", "{out}", *RULES]
+POINTS = ["{in}/clip.mp4", "--points", "{in}/p.csv", "-o", "{out}", *RULES]
+DAVIS = ["davis", "{in}/DAVIS", *RULES]
+SEARCH = "--choose-split val --choose a --report b --try top_k=3"
+NETWORK = "--size tiny --depth 1 --patch-size 16 --image-size 32 --decoder-dim 32 --decoder-depth 1 --decoder-heads 2"
+TRAINING = "--epochs 2 --warmup-epochs 0 --batch-size 2 --workers 0 --precision fp32 --device cpu --quiet"
 
 
 class Case(NamedTuple):
@@ -29,61 +40,123 @@ class Case(NamedTuple):
 
     Attributes:
         argv: it, with the places {in}, {model} and {out}, without ``--model``.
-        out: the output, in a folder that is not there yet.
-        taken: a file that is there already, beside ``out`` or in it; None where a run goes on from what is there.
-        same: an input as the output.
-        runs: whether it is run; its refusals always are.
+        out: the output, in a folder that is not there yet; one without a suffix is a folder.
+        same: an input as the output; None where the output is no place of its own.
+        taken: another program's file that is there already, ``out`` itself or in it; None where none is in the way.
+        again: options that do the work of a stopped run once more.
+        other: options without which a finished command goes on, and with which it does not.
     """
 
     argv: list[str]
     out: str
-    taken: str | None
     same: str | None
-    runs: bool = True
+    taken: str | None = ""
+    again: tuple[str, ...] = ("--overwrite",)
+    other: tuple[str, ...] = ()
 
 
 CASES = {
-    "propagate": Case(["{in}/frames", "--mask", "{in}/mask.png", "-o", "{out}", *RULES], "m", "00000.png", "frames"),
-    "track": Case(["{in}/clip.avi", "--points", "{in}/p.csv", "-o", "{out}", *RULES], "t.csv", "", "p.csv"),
-    "extract": Case(["{in}/frames", "-o", "{out}", "--quiet"], "f.safetensors", "", "model/model.safetensors"),
-    "reconstruct": Case(["{in}/clip.avi", "-o", "{out}", *CLIP], "s.png", "", "clip.avi"),
-    "attend": Case(["{in}/frames", "-o", "{out}", "--short-side", "32", *CLIP], "a", "cls.png", "frames"),
-    "demo": Case(["-o", "{out}", *RULES], "d", "overlay.mp4", None, runs=False),
-    "evaluate": Case(
-        ["davis", "{in}/DAVIS", "--json", "{out}", *RULES], "scores.json", "", "model/config.json"
-    ),
+    "propagate": Case(MASKS, "m", "frames", "00000.png"),
+    "propagate overlay": Case([*MASKS, "--overlay"], "m", None, "overlay.mp4"),
+    "propagate formats": Case([*MASKS, "--format", "yolo", "--format", "coco"], "m", None, "coco.json"),
+    "track": Case(POINTS, "t.csv", "p.csv"),
+    "track overlay": Case([*POINTS, "--overlay"], "clip.csv", "clip.csv", None),
+    "track formats": Case([*POINTS, "--format", "deeplabcut", "--format", "coco"], "t.csv", "p.csv"),
+    "extract": Case(["{in}/frames", "-o", "{out}", "--quiet"], "f.safetensors", "model/model.safetensors"),
+    "reconstruct": Case(["{in}/clip.mp4", "-o", "{out}", *CLIP], "s.mp4", "clip.mp4"),
+    "reconstruct all": Case(["{in}/clip.mp4", "-o", "{out}", *CLIP], "s", None, "reconstruction.gif"),
+    "attend": Case(["{in}/frames", "-o", "{out}", "--short-side", "32", "--video", *CLIP], "a", "frames", "cls.png"),
+    "demo": Case(["-o", "{out}", *RULES], "d", "model", "masks/00000.png"),
+    "evaluate": Case([*DAVIS, "--json", "{out}"], "scores.json", "model/config.json"),
+    "evaluate markdown": Case([*DAVIS, "--baseline", "rgb", "--markdown", "{out}"], "s.md", "model/config.json"),
+    "evaluate predictions": Case([*DAVIS, "-o", "{out}"], "runs", "DAVIS", None, again=(), other=("--top-k", "3")),
     "sweep": Case(
-        ["davis", "{in}/DAVIS", "--json", "{out}", "--choose-split", "val", "--choose", "a", "--report", "b", "--try",
-         "top_k=3", *RULES],
-        "trials.json", "", "model/config.json",
+        [*DAVIS, *SEARCH.split(), "--json", "{out}"],
+        "trials.json",
+        "model/config.json",
     ),
-    "shard": Case(["{in}/clip.avi", "-o", "{out}", "--quiet"], "shards", None, None),
-    "convert": Case(["{in}/model/model.safetensors", "-o", "{out}"], "c", "README.md", "model", runs=False),
-}  # fmt: skip
+    "shard": Case(
+        ["{in}/clips", "-o", "{out}", "--quiet"], "shards", "clips", None, again=(), other=("--quality", "50")
+    ),
+    "pretrain": Case(
+        ["{in}/clips", "-o", "{out}", *NETWORK.split(), *TRAINING.split()],
+        "run",
+        "clips",
+        "states/step-00000001.pt",
+        again=("--auto-resume",),
+    ),
+    "convert": Case(["{in}/vit/model.safetensors", "-o", "{out}"], "c", "vit", "README.md"),
+    "relabel": Case(["{in}/labels.json", "{out}", "--format", "coco"], "l.json", "labels.json"),
+    "relabel folder": Case(["{in}/masks", "{out}", "--format", "yolo"], "l", "masks", "labels/0.txt"),
+}
 WRITE_NOTHING = {"models", "info", "formats"}
-ELSEWHERE = {"pretrain", "relabel"}  # have their tests in tests/pretraining and beside this file
-WITHOUT_MODEL = {"shard", "convert"}
-RUN = [name for name, case in CASES.items() if case.runs]
+WITHOUT_MODEL = {"shard", "pretrain", "convert", "relabel"}
+
+
+class Finished(NamedTuple):
+    """What a command leaves that nothing disturbs.
+
+    Attributes:
+        out: its output.
+        seconds: how long it took.
+        sizes: of the files in it, by their paths; of the output itself where it is a file.
+    """
+
+    out: Path
+    seconds: float
+    sizes: dict[str, int]
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
     video, masks = moving_square(4, (32, 48), 12, (4, 4))
-    write_video(folder / "clip.avi", video)
-    (folder / "frames").mkdir()
+    write_video(folder / "clip.mp4", video)
     for index, frame in enumerate(video):
+        for name in ("frames", "masks"):
+            (folder / name).mkdir(exist_ok=True)
         write_image(folder / "frames" / f"{index}.png", frame)
+        siammae.write_mask(folder / "masks" / f"{index:05d}.png", masks[index])
     siammae.write_mask(folder / "mask.png", masks[0])
-    (folder / "p.csv").write_text("name,x,y\na,10,10\n")
+    (folder / "p.csv").write_text("name,x,y\n" + "".join(f"point{number},{8 + number},10\n" for number in range(8)))
     write_davis(folder / "DAVIS", (("a", 3), ("b", 3)))
     tiny_model().save_pretrained(folder / "model")
+    make_clips(folder / "clips", 2)
+    (folder / "vit").mkdir()
+    save_file(foreign_tensors("timm_vit_small_patch16", depth=1), folder / "vit" / "model.safetensors")
+    siammae.write_annotations(folder / "labels.json", siammae.read_annotations(folder / "masks"), format="coco")
     return folder
 
 
-def command(name, inputs, out):
+@pytest.fixture(scope="module")
+def finish(inputs, tmp_path_factory):
+    """Run a command once for all tests that compare with it."""
+    finished = {}
+
+    def run(name):
+        if name not in finished:
+            out, began = tmp_path_factory.mktemp("finished") / CASES[name].out, time.monotonic()
+            assert main(command(name, inputs, out)) == 0
+            finished[name] = Finished(out, time.monotonic() - began, sizes(out))
+        return finished[name]
+
+    return run
+
+
+def command(name, inputs, out, *more):
     argv = [part.replace("{in}", str(inputs)).replace("{out}", str(out)) for part in CASES[name].argv]
-    return [name, *argv, *([] if name in WITHOUT_MODEL else ["--model", str(inputs / "model")])]
+    word = name.partition(" ")[0]
+    return [word, *argv, *([] if word in WITHOUT_MODEL else ["--model", str(inputs / "model")]), *more]
+
+
+def sizes(out):
+    """The sizes of all files that are the output or in its folder, an overlay video beside it included."""
+    files = list(out.rglob("*")) if out.is_dir() else [out, out.with_suffix(".mp4")]
+    return {
+        str(file.relative_to(out.parent)): file.stat().st_size
+        for file in files
+        if file.is_file() and file.name != MARKER
+    }
 
 
 def refused(capsys, argv):
@@ -105,66 +178,98 @@ def leftovers(folder):
 
 def test_every_command_is_listed():
     (commands,) = [action for action in _parser()._actions if action.dest == "command"]
-    assert set(commands.choices) == CASES.keys() | WRITE_NOTHING | ELSEWHERE
-    for name in CASES.keys() - {"evaluate", "shard"}:
-        assert "--overwrite" in commands.choices[name].format_help()
+    assert set(commands.choices) == {name.partition(" ")[0] for name in CASES} | WRITE_NOTHING
+    for name, parser in commands.choices.items():
+        deeper = [action for action in parser._actions if action.dest == "dataset" and isinstance(action.choices, dict)]
+        for one in [parser, *(two for action in deeper for two in action.choices.values())]:
+            assert ("--overwrite" in one.format_help()) == (
+                name not in WRITE_NOTHING and not (deeper and one is parser)
+            )
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.same])
 def test_output_that_is_an_input_is_refused(name, inputs, capsys):
     before = contents(inputs)
-    argv = [*command(name, inputs, inputs / CASES[name].same), "--overwrite"]
+    argv = command(name, inputs, inputs / CASES[name].same, "--overwrite")
     assert "is an input, and inputs are never overwritten" in refused(capsys, argv)
     assert contents(inputs) == before
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.taken is not None])
-def test_output_that_is_there_is_refused(name, inputs, tmp_path, capsys):
+def test_output_of_another_program_is_refused(name, inputs, tmp_path, capsys):
     out = tmp_path / CASES[name].out
     taken = out / CASES[name].taken
-    taken.parent.mkdir(exist_ok=True)
+    taken.parent.mkdir(exist_ok=True, parents=True)
     taken.write_text("mine")
-    assert "already: choose another output, or pass --overwrite." in refused(capsys, command(name, inputs, out))
+    assert WAY_OUT in refused(capsys, command(name, inputs, out))
     assert taken.read_text() == "mine"
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_results_that_are_there_are_refused_and_then_replaced_when_asked_for(name, inputs, finish, tmp_path, capsys):
+    done, out = finish(name), tmp_path / "new" / CASES[name].out
+    shutil.copytree(done.out.parent, out.parent)
+    before, argv = contents(tmp_path), command(name, inputs, out, *CASES[name].other)
+    capsys.readouterr()
+    if name != "evaluate predictions":  # which goes on, and has words of its own for what it cannot go on with
+        assert WAY_OUT in refused(capsys, argv)
+        assert main([*argv, "--overwrite"]) == 0
+        assert sizes(out).keys() == done.sizes.keys()
+    else:
+        assert "holds results of another model or setting (config.json)" in refused(capsys, argv)
+        assert contents(tmp_path) == before
     assert leftovers(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_output_that_cannot_be_written_is_refused_before_the_work(name, inputs, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
-    error = refused(capsys, command(name, inputs, tmp_path / "file" / CASES[name].out))
+    sources = inputs if name == "pretrain" else tmp_path / "gone"  # the work would fail at once
+    error = refused(capsys, command(name, sources, tmp_path / "file" / CASES[name].out))
     assert "cannot write" in error
     assert "file is no folder. Choose another output." in error
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_output_that_another_run_is_writing_is_refused(name, inputs, tmp_path, capsys):
+def test_output_that_another_run_is_writing_is_refused_before_the_work(name, inputs, tmp_path, capsys):
     out = tmp_path / CASES[name].out
+    sources = inputs if name == "pretrain" else tmp_path / "gone"
+    file = out / "reconstruction.png" if name == "reconstruct all" else out
     with ExitStack() as held:
-        held.enter_context(claim_files(out) if out.suffix else hold_folder(out))
-        error = refused(capsys, command(name, inputs, out))
-    assert f"another run is writing {out} (process {os.getpid()} on " in error
+        held.enter_context(claim_files(file) if file.suffix else hold_folder(file))
+        error = refused(capsys, command(name, sources, out))
+    assert f"another run is writing {file} (process {os.getpid()} on " in error
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", RUN)
-def test_full_disk_ends_in_one_line_and_leaves_nothing(name, inputs, tmp_path, capsys, monkeypatch):
-    def full(path, target):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
-
-    monkeypatch.setattr(Path, "replace", full)
-    out = tmp_path / CASES[name].out
-    assert main(command(name, inputs, out)) == 1
-    assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
+@pytest.mark.parametrize("part", ["half", "nearly all"])
+@pytest.mark.parametrize("name", CASES)
+def test_full_disk_ends_in_one_line_and_leaves_nothing_broken(name, part, inputs, finish, full_disk, tmp_path, capsys):
+    done, out = finish(name), tmp_path / "new" / CASES[name].out
+    largest = max(done.sizes.values())
+    capsys.readouterr()
+    with full_disk(largest // 2 if part == "half" else largest - 64):
+        code = main(command(name, inputs, out))
+    *others, line = capsys.readouterr().err.splitlines()
+    assert code == 1
+    assert re.search("File too large|broke off|cannot write", line), line
+    assert all("cannot be saved" in other for other in others)  # pretraining tries once more
     assert leftovers(tmp_path) == []
+    written = sizes(out)
+    exact = {file for file in written if not file.endswith(("json", "jsonl", "md"))}  # others hold seconds
+    assert {file: written[file] for file in exact} == {file: done.sizes[file] for file in exact}
+    assert written.keys() < done.sizes.keys()
+    assert main(command(name, inputs, out, *CASES[name].again)) == 0
+    assert sizes(out).keys() >= done.sizes.keys()  # pretraining has a state of where it was stopped, too
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("name", RUN)
-def test_signal_at_a_random_moment_leaves_nothing_half_written(name, number, inputs, tmp_path, capsys):
-    out = tmp_path / "new" / CASES[name].out
+@pytest.mark.parametrize("name", CASES)
+def test_signal_at_a_random_moment_leaves_nothing_half_written(name, number, inputs, finish, tmp_path, capsys):
+    done, out = finish(name), tmp_path / "new" / CASES[name].out
     before = signal.signal(number, lambda *_: None)  # it may come after the end
-    moment = float(np.random.default_rng([number, len(name)]).uniform(0, 0.4))
+    moment = float(np.random.default_rng([number, list(CASES).index(name)]).uniform(0, done.seconds))
     timer = threading.Timer(moment, os.kill, (os.getpid(), number))
     try:
         timer.start()
@@ -175,14 +280,16 @@ def test_signal_at_a_random_moment_leaves_nothing_half_written(name, number, inp
     assert code in (0, 128 + number)
     assert "Traceback" not in capsys.readouterr().err
     assert leftovers(tmp_path) == []
-    assert main([*command(name, inputs, out), *([] if name == "shard" else ["--overwrite"])]) == 0
+    assert main(command(name, inputs, out, *CASES[name].again)) == 0
+    assert sizes(out).keys() >= done.sizes.keys()  # pretraining has a state of where it was stopped, too
 
 
-@pytest.mark.parametrize("name", RUN)
-def test_closed_output_stops_nothing(name, inputs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", CASES)
+def test_closed_output_stops_nothing(name, inputs, finish, tmp_path, monkeypatch):
+    done, out = finish(name), tmp_path / CASES[name].out
     monkeypatch.setattr(sys, "stdout", None)
-    assert main(command(name, inputs, tmp_path / CASES[name].out)) == 0
-    assert (tmp_path / CASES[name].out).exists()
+    assert main(command(name, inputs, out)) == 0
+    assert sizes(out).keys() == done.sizes.keys()
 
 
 @pytest.mark.parametrize(

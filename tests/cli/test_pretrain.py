@@ -1,6 +1,7 @@
 """How the options of ``siammae pretrain`` become settings; whole runs are in test_cli.py."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import siammae.pretraining
 from siammae.cli import main
 from siammae.config import VIT_SIZES, PretrainConfig
 from siammae.config.recipes import RECIPES
+from siammae.pretraining import trainer
 from tests.config.test_config import pretrain_config
+from tests.pretraining.runs import make_clips, saved_step
 
 
 @pytest.fixture
@@ -128,3 +131,22 @@ def test_pretrain_with_both_ways_to_resume_exits_with_2(capsys):
         main(["pretrain", "clips", "-o", "run", "--resume", "--auto-resume"])
     assert stop.value.code == 2
     assert "not allowed with argument --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_pretrain_stopped_by_a_signal_saves_its_state_and_ends_with_its_code(number, tmp_path, monkeypatch, capsys):
+    def step(*arguments):
+        signal.raise_signal(number)
+        return real(*arguments)
+
+    real = trainer.train_step
+    monkeypatch.setattr(trainer, "train_step", step)
+    network = (
+        "--size tiny --depth 1 --patch-size 16 --image-size 32 --decoder-dim 32 --decoder-depth 1 --decoder-heads 2"
+    )
+    recipe = "--epochs 2 --warmup-epochs 0 --batch-size 2 --workers 0 --device cpu --quiet"
+    clips = make_clips(tmp_path / "clips", 2)
+    argv = ["pretrain", str(clips), "-o", str(tmp_path / "run"), *network.split(), *recipe.split()]
+    assert main(argv) == 128 + number
+    assert "siammae: stopped at step 1 of 4; the state is saved" in capsys.readouterr().err
+    assert saved_step(tmp_path / "run") == 1

@@ -255,7 +255,7 @@ def test_convert_replaces_nothing_that_is_there_unless_asked(tmp_path, capsys):
     (out / "notes.txt").write_text("mine too")
     argv = ["convert", str(tmp_path / "m.pth"), "-o", str(out)]
     assert main(argv) == 1
-    assert "holds README.md already: choose another output, or pass --overwrite" in capsys.readouterr().err
+    assert "holds README.md already: choose another output, or allow that it is replaced" in capsys.readouterr().err
     assert sorted(file.name for file in out.iterdir()) == ["README.md", "notes.txt"]
     assert (out / "README.md").read_text() == "mine"
     assert main([*argv, "--overwrite"]) == 0

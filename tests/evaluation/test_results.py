@@ -1,7 +1,6 @@
 import json
 import math
 from dataclasses import FrozenInstanceError
-from pathlib import Path
 
 import pytest
 import torch
@@ -91,17 +90,10 @@ def test_save_when_details_are_not_json_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old"
 
 
-def test_save_when_writing_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+def test_save_when_writing_fails_leaves_the_old_file_and_no_other(tmp_path, full_disk):
     path = tmp_path / "result.json"
     path.write_text("old")
-
-    def half_written(self, content):
-        with self.open("wb") as file:
-            file.write(content[:10])
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "write_bytes", half_written)
-    with pytest.raises(OSError, match="disk full"):
+    with full_disk(10), pytest.raises(OSError, match=r"File too large: '.*result\.json'"):
         RESULT.save(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -293,12 +293,41 @@ def test_pretrain_resumed_into_another_folder_goes_on_there(whole, clips, tmp_pa
 
 def test_pretrain_over_another_run_is_refused(whole, clips, tmp_path):
     before = state_files(whole)[0].read_bytes()
-    with pytest.raises(ValueError, match=r"holds a run already: pass resume='.*' to go on, or another output_dir"):
+    with pytest.raises(
+        ValueError, match=r"holds a run already: go on with it \(--resume, in Python resume='.*'\), choose an"
+    ):
         pretrain(run_config(clips, whole), device="cpu")
     pretrain(run_config(clips, tmp_path), device="cpu", max_steps=1)
     with pytest.raises(ValueError, match="holds a run already"):
         pretrain(run_config(clips, whole), device="cpu", resume=tmp_path)
     assert state_files(whole)[0].read_bytes() == before
+
+
+def test_pretrain_over_another_run_when_asked_for_leaves_nothing_of_it(whole, clips, tmp_path):
+    pretrain(run_config(clips, tmp_path, ema=0.9, picture_every=1, batch_size=2), device="cpu", max_steps=3)
+    (tmp_path / "pictures" / "notes.txt").write_text("mine")
+    folder = pretrain(run_config(clips, tmp_path), device="cpu", overwrite=True)
+    assert same_weights(folder, whole / "model")
+    assert [file.name for file in state_files(tmp_path)] == [file.name for file in state_files(whole)]
+    assert [line["step"] for line in read_log(tmp_path)] == [line["step"] for line in read_log(whole)]
+    assert not (tmp_path / "model_ema").exists()
+    assert [file.name for file in (tmp_path / "pictures").iterdir()] == ["notes.txt"]
+
+
+def test_pretrain_over_another_run_keeps_it_until_all_is_ready_and_takes_nothing_from_strangers(clips, tmp_path):
+    pretrain(run_config(clips, tmp_path), device="cpu", max_steps=1)
+    before = saved_step(tmp_path)
+    with pytest.raises(ValueError, match="init="):
+        pretrain(run_config(clips, tmp_path, init="siammae-ti8"), device="cpu", overwrite=True)
+    with pytest.raises(ValueError, match="is an input, and inputs are never overwritten"):
+        pretrain(run_config(clips, tmp_path, init=str(tmp_path / "model")), device="cpu", overwrite=True)
+    with pytest.raises(ValueError, match="goes on or begins anew"):
+        pretrain(run_config(clips, tmp_path), device="cpu", overwrite=True, resume="auto")
+    assert saved_step(tmp_path) == before
+    (tmp_path / ".siammae").write_text("")
+    with pytest.raises(ValueError, match="which siammae did not write"):
+        pretrain(run_config(clips, tmp_path), device="cpu", overwrite=True)
+    assert saved_step(tmp_path) == before
 
 
 def test_pretrain_resumed_with_another_configuration_names_the_field(whole, clips):

@@ -231,8 +231,8 @@ def test_leftovers_of_a_killed_run_are_swept_by_the_next(clips, whole, tmp_path)
     config = run_config(clips, tmp_path)
     pretrain(config, device="cpu", max_steps=3)
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    left = [tmp_path / f".log.jsonl.{int(gone.stdout)}-ab12.part"]
-    left.append(tmp_path / "states" / f".step-00000003.pt.{int(gone.stdout)}-xy_z.part")
+    left = [tmp_path / f".log.jsonl.{int(gone.stdout)}-ab12-0.part"]
+    left.append(tmp_path / "states" / f".step-00000003.pt.{int(gone.stdout)}-0-xy_z.part")
     for folder in left:
         folder.mkdir()
         (folder / "half").write_bytes(bytes(100))

@@ -249,9 +249,23 @@ def test_contact_sheet_when_titled_then_writes_above_the_grid(frame):
     np.testing.assert_array_equal(titled[extra + 8 :], plain[8:])
 
 
+def test_contact_sheet_draws_confidence_as_a_bar_along_the_edge():
+    black = np.zeros((40, 100, 3), np.uint8)
+    sheet = contact_sheet([black] * 4, width=100, confidence=[1.0, 0.25, 0.0, np.nan])
+    bars = [sheet[8 + 38, 8 + 108 * i : 108 + 108 * i].astype(int) for i in range(4)]
+    filled = [(bar.max(axis=1) > 100).sum() for bar in bars]
+    assert filled == [100, 25, 0, 0]
+    assert bars[0][0, 1] > 2 * bars[0][0, 0]  # green
+    assert bars[1][0, 0] > bars[1][0, 1]  # towards red
+    assert (bars[3] == 0).all()
+    assert (sheet[8:45, 8:108] == 0).all()  # the picture above it stays
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"confidence": [0.5, 0.5]}, "confidence must be 1 numbers, one a frame, got 2"),
+        ({"confidence": [1.5]}, r"confidence is \[1.5\]: it must be in \[0, 1\]"),
         ({"frames": []}, "frames is empty: a contact sheet needs at least one picture"),
         ({"columns": 0}, "columns is 0 and width is 320: both must be at least 1"),
         ({"width": 0}, "columns is 4 and width is 0: both must be at least 1"),

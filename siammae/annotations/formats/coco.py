@@ -124,16 +124,23 @@ def _images(content: object, path: Path, opening: Opening) -> tuple[tuple[int, i
         images = [one for one in images if isinstance(one, Mapping) and one.get("video_id") == named[opening.sequence]]
     size = opening.size
     placed: dict[int, tuple[str, int]] = {}
+    others: list[int] = []
     for one in images:
         name = entry(one, "file_name", path, str)
-        size = same_size(check_size(entry(one, "height", path), entry(one, "width", path), path), size, path)
         index = _index(one, name, path, opening)
+        if not opening.wants(index):
+            others.append(index)
+            continue
+        size = same_size(check_size(entry(one, "height", path), entry(one, "width", path), path), size, path)
         if index in placed:
             raise ValueError(f"{path}: the images {placed[index][0]} and {name} are both of frame {index}.")
         placed[index] = (
             Path(name.replace("\\", "/")).stem,
             whole_number(entry(one, "id", path), "an image's id", path),
         )
+    if others and not placed:
+        listed = ", ".join(map(str, sorted(others)[:8]))
+        raise ValueError(f"{path}: frame {min(opening.frames or ())} has no labels: labelled are {listed}.")
     if size is None or not placed:
         raise ValueError(f"{path} lists no images.")
     return size, placed

@@ -63,6 +63,8 @@ class _Content:
             index, label = number, parent.get("label")
         else:
             index, label = self._image(parent), shape.get("label")
+        if not self.opening.wants(index):
+            return
         group = shape.get("group_id") or parent.get("group_id") or "0"
         track = parent.get("id", "") if parent.tag == "track" else f"of image, {len(self.shapes)}"
         owner = (f"group {group}" if group != "0" else f"track {track}", label or "")
@@ -70,12 +72,14 @@ class _Content:
         self.shapes.append(_Shape(index, shape.tag, owner, person, dict(shape.attrib), self._parts(shape)))
 
     def _image(self, image: Any) -> int:  # noqa: ANN401
-        height, width = (whole_number(image.get(side), side, self.place) for side in ("height", "width"))
-        size = check_size(height, width, self.place)
-        self.size = same_size(size, self.size, self.place)
         if self.opening.frame_names:
-            return self.opening.frame_index(image.get("name") or "", self.place)
-        return whole_number(image.get("id"), "an image's id", self.place)
+            index = self.opening.frame_index(image.get("name") or "", self.place)
+        else:
+            index = whole_number(image.get("id"), "an image's id", self.place)
+        height, width = (whole_number(image.get(side), side, self.place) for side in ("height", "width"))
+        if self.opening.wants(index):
+            self.size = same_size(check_size(height, width, self.place), self.size, self.place)
+        return index
 
     @staticmethod
     def _person(shape: Any, parent: Any) -> bool | None:  # noqa: ANN401

@@ -44,12 +44,19 @@ class Opening:
         frame_count: how many frames it has.
         frame_names: names of its images in order, without suffix; empty for a video file.
         sequence: which video is meant, where a file or folder holds several.
+        frames: the only ones that are meant, None = all. What a file says of others cannot stand in their way: frames
+            of another size, or objects of which no one can tell which is which in the next frame.
     """
 
     size: tuple[int, int] | None = None
     frame_count: int | None = None
     frame_names: tuple[str, ...] = ()
     sequence: str | None = None
+    frames: frozenset[int] | None = None
+
+    def wants(self, index: int) -> bool:
+        """Say whether a frame is meant."""
+        return self.frames is None or index in self.frames
 
     def frame_index(self, name: str, place: object) -> int:
         """Find the frame of an image: its place among the video's images, else the number at the end of its name.

@@ -98,7 +98,10 @@ def same_size(claimed: tuple[int, int], known: tuple[int, int] | None, place: ob
         ValueError: it is not.
     """
     if known is not None and claimed != tuple(known):
-        raise ValueError(f"{place} is for frames of {claimed} but the video has {tuple(known)} (height, width).")
+        raise ValueError(
+            f"{place} is for frames of {claimed} but the video has {tuple(known)} (height, width). Labels are those of "
+            "one video, or choose a frame."
+        )
     return claimed
 
 

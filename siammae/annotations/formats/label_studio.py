@@ -8,6 +8,7 @@ the number of values (32 bits), the bits of a value (5) and four sizes of runs (
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -22,11 +23,16 @@ from siammae.annotations.formats.format import Feature, Format, Opening
 from siammae.annotations.formats.guards import check_size, entry, read_json, same_size, top_keys, whole_number
 from siammae.annotations.formats.rle import runs_of
 from siammae.annotations.model import Annotations, FrameLabels, VideoObject
+from siammae.errors import printable
 
 _SIZES = (3, 4, 8, 16)  # those that Label Studio writes
 _CHANNELS = 4
 _REGION = re.compile(r"object_(\d{1,9})")  # how we call an object's region
 _NO_LABEL = "object"
+_REST = frozenset(
+    {"relation", "labels", "choices", "rating", "textarea", "number", "datetime", "taxonomy"}
+)  # no shapes
+_log = logging.getLogger(__name__)
 
 
 def decode_brush(code: object, size: tuple[int, int], place: object) -> NDArray[np.bool_]:
@@ -112,17 +118,25 @@ def _recognise(path: Path) -> bool:
 def _read(path: Path, opening: Opening) -> Annotations:
     tasks = read_json(path)
     size = opening.size
+    skipped = Counter[str]()
     found: dict[int, tuple[str, bool, list[Mapping[str, Any]]]] = {}
     for task in tasks if isinstance(tasks, list) else [tasks]:
         image = next((value for value in entry(task, "data", path, dict).values() if isinstance(value, str)), "")
         index = opening.frame_index(image.partition("?")[0], path)
+        if not opening.wants(index):
+            continue
         if index in found:
             raise ValueError(f"{path}: two tasks are of frame {index}.")
-        person, results = _results(task, path, index)
+        person, results = _results(task, path, index, skipped)
         for result in results:
+            if "original_height" not in result:  # as in old versions
+                size = opening.need_size(path)
+                continue
             claimed = check_size(entry(result, "original_height", path), entry(result, "original_width", path), path)
             size = same_size(claimed, size, path)
         found[index] = (Path(image.replace("\\", "/")).stem, person, results)
+    for kind, count in skipped.items():
+        _log.warning("%s: %d of the kind %s have no brush mask; left out.", printable(path), count, printable(kind))
     if size is None:
         raise ValueError(f"{path} has no brush labels.")
     ids = _number(found, path)
@@ -142,14 +156,33 @@ def _read(path: Path, opening: Opening) -> Annotations:
     return Annotations(_File(path, size, regions).frames, described, size=size, frame_count=opening.frame_count)
 
 
-def _results(task: Mapping[str, Any], path: Path, index: int) -> tuple[bool, list[Mapping[str, Any]]]:
-    """Return the brush labels of a task, and whether a person made them: a prediction counts where no one did."""
+def _results(
+    task: Mapping[str, Any], path: Path, index: int, skipped: Counter[str]
+) -> tuple[bool, list[Mapping[str, Any]]]:
+    """Return the regions of a task that have an RLE, and whether a person made them: else a prediction counts."""
     made = [one for one in task.get("annotations") or [] if not one.get("was_cancelled")]
     chosen = made or (task.get("predictions") or [])
     if len(chosen) > 1:
         raise ValueError(f"{path}, frame {index} has {len(chosen)} annotations: keep the one that is meant.")
     results = entry(chosen[0], "result", path, list) if chosen else []
-    return bool(made), [one for one in results if entry(one, "type", path) == "brushlabels"]
+    brushed: dict[object, Mapping[str, Any]] = {}
+    for place, one in enumerate(results):
+        if "rle" in one.get("value", ()):
+            # A region may be there twice, by its tool (brush, magic wand) and with its label.
+            region = one.get("id", place)
+            if region in brushed and _labels(one) and _labels(brushed[region]):
+                region = place
+            if region not in brushed or _labels(one):
+                brushed[region] = one
+        elif not _REST.issuperset({str(one.get("type"))}) and one.get("id") not in brushed:
+            skipped[str(one.get("type"))] += 1
+    return bool(made), list(brushed.values())
+
+
+def _labels(result: Mapping[str, Any]) -> list[Any]:
+    """Return the labels of a region, of a tool for brushes or of one for all regions."""
+    value = result["value"]
+    return list(value.get("brushlabels") or value.get("labels") or [])
 
 
 def _owners(results: list[Mapping[str, Any]], path: Path) -> list[_Owner]:
@@ -157,7 +190,7 @@ def _owners(results: list[Mapping[str, Any]], path: Path) -> list[_Owner]:
     met: Counter[str] = Counter()
     owners = []
     for result in results:
-        labels = entry(entry(result, "value", path, dict), "brushlabels", path, list)
+        labels = _labels(result)
         label, ours = str(labels[0]) if labels else "", _REGION.fullmatch(str(result.get("id", "")))
         owners.append((label, ours[1] if ours else "", 0 if ours else met[label]))
         met[label] += 1

@@ -1,6 +1,7 @@
 """labelme: a JSON for each image, with polygons, masks and points. Read only.
 
-Source: wkentaro/labelme, labelme/utils/shape.py, ``shape_to_mask``: shapes are drawn by Pillow, the outline included.
+Source: wkentaro/labelme, labelme/_utils/shape.py, ``shape_to_mask``: shapes are drawn by Pillow, the outline included;
+the corner of a mask is rounded.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,9 +23,12 @@ from PIL import Image, ImageDraw
 from siammae.annotations.formats.format import Format, Opening
 from siammae.annotations.formats.guards import check_size, entry, finite, read_json, same_size, top_keys, whole_number
 from siammae.annotations.model import Annotations, FrameLabels, Keypoints, VideoObject
+from siammae.errors import printable
 
-_KINDS = ("polygon", "rectangle", "circle", "mask", "point")
+_KINDS = ("polygon", "rectangle", "oriented_rectangle", "circle", "mask", "point")
+_LINES = ("line", "linestrip", "points")  # neither areas nor joints with a name
 _EDGE = 0.5  # its canvas is Qt's, where pixel (0, 0) goes from 0 to 1
+_log = logging.getLogger(__name__)
 _Owner = tuple[str, int | None, int]  # label, group, and which of a label where there is no group
 
 
@@ -68,9 +73,15 @@ def _shapes(content: object, path: Path) -> list[Mapping[str, Any]]:
     for shape in shapes:
         entry(shape, "label", path, str)
         kind = shape.get("shape_type", "polygon")
-        if kind not in _KINDS:
+        if kind not in (*_KINDS, *_LINES):
             raise ValueError(f"{path} has a shape of the kind {str(kind)[:40]!r}: read are {', '.join(_KINDS)}.")
-    return [{"shape_type": "polygon", **shape} for shape in shapes]
+    return [{"shape_type": "polygon", **shape} for shape in shapes if shape.get("shape_type") not in _LINES]
+
+
+def _left_out(content: object, path: Path) -> Counter[str]:
+    """Count the shapes that are not read."""
+    kinds = Counter(str(shape.get("shape_type")) for shape in entry(content, "shapes", path, list))
+    return Counter({kind: count for kind, count in kinds.items() if kind in _LINES})
 
 
 def _owned(shapes: list[Mapping[str, Any]], path: Path) -> Iterator[tuple[Mapping[str, Any], _Owner]]:
@@ -95,14 +106,14 @@ def _points(shape: Mapping[str, Any], path: Path, *, count: int | None = None) -
 
 def _mask(shape: Mapping[str, Any], size: tuple[int, int], path: Path) -> NDArray[np.bool_]:
     kind = shape["shape_type"]
-    points = _points(shape, path, count=None if kind == "polygon" else 2)
+    points = _points(shape, path, count={"polygon": None, "oriented_rectangle": 4}.get(kind, 2))
     if kind == "mask":
         return _bitmap(shape, points, size, path)
     if max(map(abs, np.ravel(points).tolist()), default=0) > 4 * max(size):
         raise ValueError(f"{path}: a {kind} lies far outside the frame of {size} (height, width).")
     image = Image.new("1", (size[1], size[0]))
     draw = ImageDraw.Draw(image)
-    if kind == "polygon":
+    if kind in ("polygon", "oriented_rectangle"):
         if len(points) < 3:
             raise ValueError(f"{path}: a polygon has {len(points)} corners: it must have three or more.")
         draw.polygon(points, outline=1, fill=1)
@@ -120,7 +131,7 @@ def _bitmap(
     shape: Mapping[str, Any], points: list[tuple[float, float]], size: tuple[int, int], path: Path
 ) -> NDArray[np.bool_]:
     """Unpack a PNG of the part between two corners, both included."""
-    left, top = (whole_number(value, "a corner of a mask", path) for value in points[0])
+    left, top = (whole_number(round(value), "a corner of a mask", path) for value in points[0])
     try:
         with Image.open(
             io.BytesIO(base64.b64decode(entry(shape, "mask", path, str), validate=True)), formats=["PNG"]
@@ -151,18 +162,25 @@ def _read(path: Path, opening: Opening) -> Annotations:
     placed: dict[int, Path] = {}
     owners: dict[_Owner, None] = {}
     joints: dict[str, None] = {}
+    lines = Counter[str]()
     for file in files:
+        index = opening.frame_index(file.stem, path) if len(files) > 1 or opening.frame_names else 0
+        if not opening.wants(index):
+            continue
         content = read_json(file)
         size = same_size(_size(content, file), size, file)
-        index = opening.frame_index(file.stem, path) if len(files) > 1 or opening.frame_names else 0
         if index in placed:
             raise ValueError(f"{path}: {placed[index].name} and {file.name} are both of frame {index}.")
         placed[index] = file
         shapes = _shapes(content, file)
+        lines += _left_out(content, file)
         owners.update(dict.fromkeys(owner for _, owner in _owned(shapes, file)))
         joints.update(dict.fromkeys(shape["label"] for shape in shapes if shape["shape_type"] == "point"))
-        if len(files) > 1:
-            _check_single(shapes, file)
+    if len(placed) > 1:
+        for file in placed.values():
+            _check_single(_shapes(read_json(file), file), file)
+    for kind, count in lines.items():
+        _log.warning("%s: %d of the kind %s are neither masks nor keypoints; left out.", printable(path), count, kind)
     groups = {group: label for label, group, _ in owners if label}
     objects = _number(list(owners), groups)
     names = {key: label or groups.get(group, "") for (label, group, _), key in reversed(objects.items())}
@@ -202,5 +220,5 @@ LABELME = Format(
     ),
     recognise=_recognise,
     read=_read,
-    limits="a label with its group_id is an object; lines are refused.",
+    limits="a label with its group_id is an object; lines are not read.",
 )

@@ -40,16 +40,37 @@ class _File:
             keypoints: dict[int, Keypoints] = {}
             people = False
             # What a person made stands for what was predicted of the same track, as in SLEAP.
-            for one in sorted(frame.instances, key=_predicted):
+            for one in sorted(self._tracked(frame), key=_predicted):
                 key = self.ids.get(id(one.track), 0)
                 if key in keypoints:
                     if _predicted(one):
                         continue
-                    raise ValueError(f"{self.place}, frame {frame.frame_idx}: a track, or none, has two instances.")
+                    raise ValueError(
+                        f"{self.place}, frame {frame.frame_idx}: a track, or none, has two instances, and no one can "
+                        "tell which is which in the next frame. Choose one frame, or give them tracks."
+                    )
+                keypoints[key] = _keypoints(one)
+                people = people or not _predicted(one)
+            for key, one in enumerate(_loose(self.labelled), self.ids.get(id(None), 0)):
                 keypoints[key] = _keypoints(one)
                 people = people or not _predicted(one)
             index = whole_number(int(frame.frame_idx), "a frame", self.place)
             yield FrameLabels(index, keypoints=keypoints, by_person=people if keypoints else None)
+
+    def _tracked(self, frame: Any) -> list[Any]:  # noqa: ANN401
+        """Return the instances of a frame but for those that :func:`_loose` tells apart."""
+        return [one for one in frame.instances if one.track is not None or not _loose(self.labelled)]
+
+
+def _loose(labelled: list[Any]) -> list[Any]:
+    """Return the instances on no track of the only frame, each of which is an object of its own.
+
+    What a person made there stands for what was predicted.
+    """
+    if len(labelled) != 1:
+        return []
+    loose = [one for one in labelled[0].instances if one.track is None]
+    return [one for one in loose if not _predicted(one)] or loose
 
 
 def _predicted(instance: Any) -> bool:  # noqa: ANN401
@@ -79,14 +100,15 @@ def _read(path: Path, opening: Opening) -> Annotations:
         raise ValueError(
             f"{path} is no file of SLEAP: {str(error).splitlines()[0] if str(error) else error!r}."
         ) from error
-    labelled = _of_video(labels, path, opening)
+    labelled = [one for one in _of_video(labels, path, opening) if opening.wants(int(one.frame_idx))]
     instances = [one for frame in labelled for one in frame.instances]
     skeletons = {tuple(one.skeleton.node_names): one.skeleton for one in instances}
     if len(skeletons) > 1:
         raise ValueError(f"{path} has {len(skeletons)} skeletons: one set of joints is read. Split the file.")
     joints = next(iter(skeletons), ())
     bones = tuple((int(a), int(b)) for one in skeletons.values() for a, b in one.edge_inds)
-    ids, objects = _number(labels.tracks, any(one.track is None for one in instances))
+    loose = len(_loose(labelled)) or int(any(one.track is None for one in instances))
+    ids, objects = _number(labels.tracks, loose)
     # The labels go along: tracks are known by their identity.
     return Annotations(_File(path, labelled, ids).frames, objects, joints, bones, opening.size, opening.frame_count)
 
@@ -103,14 +125,15 @@ def _of_video(labels: Any, path: Path, opening: Opening) -> list[Any]:  # noqa: 
     return [frame for frame in labels.labeled_frames if id(frame.video) == chosen[0]]
 
 
-def _number(tracks: list[Any], loose: bool) -> tuple[dict[int, int], tuple[VideoObject, ...]]:
-    """Number the tracks, and what is on none: as we wrote them, else in order."""
+def _number(tracks: list[Any], loose: int) -> tuple[dict[int, int], tuple[VideoObject, ...]]:
+    """Number the tracks, as we wrote them, else in order, and after them what is on none."""
     ours = {id(track): int(found[1]) for track in tracks if (found := _TRACK.fullmatch(track.name or ""))}
     ids = {key: number for key, number in ours.items() if number}
     for track in [*tracks, *([None] if loose else [])]:
         ids.setdefault(id(track), max(ids.values(), default=0) + 1)
     names = {ids[id(track)]: "" if id(track) in ours else track.name or "" for track in tracks}
-    return ids, tuple(VideoObject(key, name=names.get(key, "")) for key in sorted(ids.values()))
+    others = range(ids.get(id(None), 0) + 1, ids.get(id(None), 0) + loose)
+    return ids, tuple(VideoObject(key, name=names.get(key, "")) for key in [*sorted(ids.values()), *others])
 
 
 def _write(path: Path, annotations: Annotations) -> dict[Feature, int]:

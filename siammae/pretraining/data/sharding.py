@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from siammae.errors import DatasetError, printable
 from siammae.frames import Backend, PathLike, encode_image, require_reader
-from siammae.outputs import whole
+from siammae.outputs import WAY_OUT, whole
 from siammae.pretraining.data.clips import Clip, Skipped, said
 from siammae.pretraining.data.open_clip import OpenClip
 from siammae.pretraining.data.shards import INDEX_FILE, LAYOUT, PROGRESS_FILE, describe, load_index
@@ -88,6 +89,7 @@ def write_shards(
     settings: ShardSettings | None = None,
     *,
     workers: int | None = None,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> ShardReport:
     """Write the clips of a source as shards, from which training reads any frame by itself.
@@ -101,6 +103,7 @@ def write_shards(
         output: folder for the shards.
         settings: None = the defaults.
         workers: clips that are decoded at once, in threads; None = as many as there are CPUs.
+        overwrite: begin anew where there are shards already; those of siammae's are deleted.
         progress: show a bar.
 
     Returns:
@@ -117,7 +120,7 @@ def write_shards(
         raise ValueError(f"{source} holds shards already: pass videos or images.")
     require_reader(settings.reader)
     threads = workers or os.cpu_count() or 1
-    with _Writer(Path(output), clips, settings) as writer:
+    with _Writer(Path(output), clips, settings, overwrite=overwrite) as writer:
         if writer.finished:
             return writer.report()
         todo = clips[writer.handled :]
@@ -181,7 +184,7 @@ def _encode(clip: Clip, settings: ShardSettings) -> _Encoded | Skipped:
 class _Writer:
     """The tars of a folder, one after the other, and what is in them."""
 
-    def __init__(self, folder: Path, clips: Sequence[Clip], settings: ShardSettings) -> None:
+    def __init__(self, folder: Path, clips: Sequence[Clip], settings: ShardSettings, *, overwrite: bool) -> None:
         self._folder, self._settings, self._total = folder, settings, len(clips)
         names = "\n".join(clip.name for clip in clips)
         self._origin = {
@@ -196,6 +199,8 @@ class _Writer:
         self._open = ExitStack()  # of that tar
         self._clips: list[tuple[str, int]] = []  # of the open tar
         folder.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            self._clear()
         self._go_on()
 
     def __enter__(self) -> Self:
@@ -207,6 +212,18 @@ class _Writer:
         """Drop a tar that was not finished."""
         self._open.__exit__(kind, error, trace)
 
+    def _clear(self) -> None:
+        """Delete shards of siammae's, which an index of its own names."""
+        for path in (self._folder / name for name in (INDEX_FILE, PROGRESS_FILE)):
+            if not path.is_file():
+                continue
+            if (before := load_index(path)).get("layout") != LAYOUT:
+                raise ValueError(f"{path} is not of siammae's shards: choose another output, or move it away.")
+            for shard in before.get("shards", ()):
+                if re.fullmatch(r"clips-\d{6}\.tar", shard["file"]):
+                    (self._folder / shard["file"]).unlink(missing_ok=True)
+            path.unlink()
+
     def _go_on(self) -> None:
         for name in (INDEX_FILE, PROGRESS_FILE):
             path = self._folder / name
@@ -216,7 +233,7 @@ class _Writer:
             changed = sorted(key for key, value in self._origin.items() if before.get(key) != value)
             if changed:
                 raise ValueError(
-                    f"{self._folder} holds shards of other {' and '.join(changed)} ({path}). Pass another folder."
+                    f"{self._folder} holds shards of other {' and '.join(changed)} ({path}) already: {WAY_OUT}"
                 )
             try:
                 self._shards, self.handled = list(before["shards"]), int(before["handled"])

@@ -83,6 +83,18 @@ def test_coco_without_track_ids_is_told_apart_by_category_or_refused(tmp_path):
         read(tmp_path, content)
 
 
+def test_coco_frame_is_read_where_others_cannot_be_told_apart_or_have_another_size(tmp_path):
+    content = copy.deepcopy(GOOD)
+    content["images"].append({"id": 8, "file_name": "a/frame_000004.png", "height": 20, "width": 20})
+    content["annotations"].append(dict(content["annotations"][0], id=9, image_id=8))
+    (frame,) = read(tmp_path, content, frames=[3])
+    assert (frame.index, sorted({*frame.masks, *frame.keypoints})) == (3, [1, 2])
+    with pytest.raises(ValueError, match=r"frame 5 has no labels: labelled are 3, 4\."):
+        read(tmp_path, content, frames=[5])
+    with pytest.raises(ValueError, match=r"is for frames of \(20, 20\)"):
+        read(tmp_path, content)
+
+
 def test_coco_of_several_videos_needs_a_name_and_track_0_becomes_1(tmp_path):
     content = copy.deepcopy(GOOD)
     content["videos"] = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]

@@ -7,7 +7,7 @@ from siammae.annotations.model import FrameLabels, VideoObject
 
 from .labels import SIZE, assert_same, given, keypoints, masks, renamed, video
 
-pytest.importorskip("defusedxml")
+ElementTree = pytest.importorskip("defusedxml.ElementTree")
 META = "<meta><task><size>9</size><original_size><width>14</width><height>9</height></original_size></task></meta>"
 
 
@@ -26,6 +26,27 @@ def test_cvat_masks_when_written_and_read_are_equal(tmp_path_factory, labels):
     assert_same(again, labels)
     assert (again.size, again.frame_count) == (SIZE, 5)
     assert all(one.category == f'<kind> & "{one.id % 2}"' for one in again.objects)
+
+
+@given(masks(overlap=True))
+def test_cvat_written_follows_the_rules_of_its_documentation(tmp_path_factory, labels):
+    """Source: docs.cvat.ai, xml_format: tracks with ids, labels of the task, runs that fill a mask's box."""
+    path = tmp_path_factory.mktemp("cvat") / "f.xml"
+    write_annotations(path, labels, format="cvat")
+    root = ElementTree.parse(path).getroot()
+    known = {name.text for name in root.findall("meta/task/labels/label/name")}
+    tracks = root.findall("track")
+    assert [int(track.get("id")) for track in tracks] == list(range(len(tracks)))
+    for track in tracks:
+        (shape,) = track  # its importer keeps the first mask of a track
+        left, top, width, height = (int(shape.get(side)) for side in ("left", "top", "width", "height"))
+        runs = [int(run) for run in shape.get("rle").split(",")]
+        inner = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+        wanted = next(one for one in labels if one.index == int(shape.get("frame"))).masks[int(track.get("group_id"))]
+        np.testing.assert_array_equal(inner, wanted[top : top + height, left : left + width])
+        assert inner.sum() == wanted.sum()
+        assert track.get("label") in known
+        assert (shape.get("keyframe"), shape.get("outside")) == ("1", "0")
 
 
 @given(keypoints(objects=(3, 4), hidden=True))
@@ -92,6 +113,16 @@ def test_cvat_image_with_two_of_a_label_has_two_objects(tmp_path):
     assert [int(mask.sum()) for mask in frame.masks.values()] == [9, 9]
     with pytest.raises(ValueError, match="frame 0 has several 'dog' that are neither grouped nor tracks"):
         read(tmp_path, image + image.replace('id="0"', 'id="1"'))
+
+
+def test_cvat_frame_is_read_where_others_cannot_be_told_apart_or_have_another_size(tmp_path):
+    polygon = '<polygon label="dog" points="1,2;4,2;4,5;1,5"/>'
+    image = '<image id="{}" name="f" width="{}" height="9">' + 2 * polygon + "</image>"
+    body = image.format(0, 14) + image.format(1, 20)
+    with pytest.raises(ValueError, match=r"is for frames of \(9, 20\)"):
+        read(tmp_path, body)
+    (frame,) = read(tmp_path, body, frames=[0])
+    assert (frame.index, sorted(frame.masks)) == (0, [1, 2])
 
 
 MASK = (

@@ -41,7 +41,7 @@ def test_label_studio_when_written_and_read_is_equal(tmp_path_factory, labels):
 
 @given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=30)))
 def test_brush_code_is_that_of_label_studio(mask):
-    brush = pytest.importorskip("label_studio_converter.brush")
+    brush = pytest.importorskip("label_studio_converter.brush", reason="its package brings a dozen others")
     rgba = np.repeat(mask.ravel().astype(np.uint8) * 255, 4)
     assert encode_brush(mask) == brush.encode_rle(rgba)
     np.testing.assert_array_equal(brush.decode_rle(encode_brush(mask)), rgba)
@@ -74,6 +74,36 @@ def test_label_studio_reads_an_export(tmp_path):
 
 def test_label_studio_image_with_two_of_a_label_has_two_objects(tmp_path):
     (frame,) = read(tmp_path, [dict(TASK, annotations=[{"result": [RESULT, RESULT]}])])
+    assert sorted(frame.masks) == [1, 2]
+
+
+def test_label_studio_reads_brushes_and_magic_wands_once_and_says_what_it_leaves_out(tmp_path, caplog):
+    bare = {key: value for key, value in RESULT.items() if key not in ("original_width", "original_height")}
+    rle = {"format": "rle", "rle": RESULT["value"]["rle"]}
+    results = [
+        dict(bare, id="a", type="magicwand", value=rle),
+        dict(bare, id="a", type="labels", value={**rle, "labels": ["cloud"]}),
+        dict(bare, id="b", type="labels", value={**rle, "labels": ["sun"]}),
+        dict(bare, id="b", type="brush", value=rle),
+        dict(bare, id="c", type="rectangle", value={"x": 1}),
+        dict(bare, id="c", type="labels", value={"x": 1, "labels": ["sun"]}),
+        {"type": "relation", "from_id": "a", "to_id": "b"},
+    ]
+    (tmp_path / "f.json").write_text(json.dumps([dict(TASK, annotations=[{"result": results}])]))
+    with pytest.raises(ValueError, match="does not say how large its frames are"):
+        read_annotations(tmp_path / "f.json")
+    labels = read_annotations(tmp_path / "f.json", size=(2, 3))
+    (frame,) = labels
+    assert [one.category for one in labels.objects] == ["cloud", "sun"]
+    np.testing.assert_array_equal(frame.masks[2], MASK)
+    assert "1 of the kind rectangle have no brush mask; left out" in caplog.text
+    assert "relation" not in caplog.text
+
+
+def test_label_studio_frame_is_read_where_others_cannot_be_told_apart(tmp_path):
+    two = [dict(TASK, annotations=[{"result": [RESULT, RESULT]}]), dict(TASK, data={"image": "4.png"})]
+    (tmp_path / "f.json").write_text(json.dumps(two))
+    (frame,) = read_annotations(tmp_path / "f.json", frames=[3])
     assert sorted(frame.masks) == [1, 2]
 
 

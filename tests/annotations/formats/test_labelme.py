@@ -80,6 +80,34 @@ def test_labelme_shapes_without_a_group_are_objects_of_their_own_and_those_of_a_
     np.testing.assert_array_equal(together.masks[1], frame.masks[1] | frame.masks[2])
 
 
+def test_labelme_says_which_lines_it_leaves_out_and_rounds_the_corner_of_a_mask(tmp_path, caplog):
+    inner = np.eye(2, 3, dtype=bool)
+    turned = [[2, 2], [4, 2], [4, 5], [2, 5]]
+    path = save(
+        tmp_path / "f.json",
+        shape("line", [[1, 1], [2, 2]]),
+        shape("linestrip", [[1, 1], [2, 2], [3, 1]]),
+        shape("mask", [[2.6, 4.4], [5.3, 5.2]], "c", mask=png(inner)),
+        shape("oriented_rectangle", turned, "d"),
+    )
+    labels = read_annotations(path)
+    (frame,) = labels
+    assert [one.category for one in labels.objects] == ["c", "d"]
+    np.testing.assert_array_equal(np.argwhere(frame.masks[1]), [[4, 3], [5, 4]])
+    assert frame.masks[2].sum() == 12
+    assert "1 of the kind line are neither masks nor keypoints; left out" in caplog.text
+    assert "1 of the kind linestrip are neither masks nor keypoints; left out" in caplog.text
+
+
+def test_labelme_frame_is_read_where_others_cannot_be_told_apart_or_have_another_size(tmp_path):
+    save(tmp_path / "f3.json", shape(), shape())
+    save(tmp_path / "f4.json", shape(), size=(20, 20))
+    with pytest.raises(ValueError, match=r"is for frames of \(20, 20\)"):
+        read_annotations(tmp_path)
+    (frame,) = read_annotations(tmp_path, frames=[3])
+    assert (frame.index, sorted(frame.masks)) == (3, [1, 2])
+
+
 def test_labelme_folder_is_a_video(tmp_path):
     for index in (3, 12):
         save(tmp_path / f"f{index}.json", shape(), shape(label="cat"))
@@ -101,7 +129,7 @@ def test_labelme_folder_without_files_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        ([shape("line")], "a shape of the kind 'line': read are polygon"),
+        ([shape("star")], "a shape of the kind 'star': read are polygon"),
         ([shape(points=[[1, 2]])], "a polygon has 1 corners"),
         ([shape(points=[[1, 2], [3], [4, 5]])], r"a polygon has the points \[\[1, 2\], \[3\]"),
         ([shape(points=[[1, 2], [3, 1e9], [4, 5]])], "a polygon lies far outside the frame"),

@@ -82,12 +82,29 @@ def test_sleap_of_several_videos_needs_a_name(tmp_path):
     np.testing.assert_array_equal(frame.keypoints[1].points, BOTH + 5)
 
 
+def test_sleap_instances_on_no_track_are_objects_of_their_own_in_a_single_frame(tmp_path):
+    bones = skeleton("a", "b")
+    made = [sio.Instance.from_numpy(BOTH + place, skeleton=bones) for place in range(2)]
+    guess = sio.PredictedInstance.from_numpy(BOTH + 9, skeleton=bones, point_scores=np.ones(2))
+    clip = sio.Video(filename="a/clip.mp4", open_backend=False)
+    frames = [sio.LabeledFrame(clip, 3, [*made, guess]), sio.LabeledFrame(clip, 5, [guess])]
+    sio.save_slp(sio.Labels(frames), str(tmp_path / "f.slp"), verbose=False)
+    with pytest.raises(ValueError, match=r"no one can tell which is which in the next frame\. Choose one frame"):
+        list(read_annotations(tmp_path / "f.slp"))
+    labels = read_annotations(tmp_path / "f.slp", frames=[3])
+    (frame,) = labels
+    assert [one.id for one in labels.objects] == sorted(frame.keypoints) == [1, 2]  # a person's, not the guess
+    np.testing.assert_array_equal(frame.keypoints[2].points, BOTH + 1)
+    assert [sorted(frame.keypoints) for frame in read_annotations(tmp_path / "f.slp", frames=[5])] == [[1]]
+
+
 def test_sleap_that_lies_is_refused(tmp_path):
     (tmp_path / "f.slp").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(ValueError, match="is no file of SLEAP"):
         read_annotations(tmp_path / "f.slp")
     bones = skeleton("a", "b")
-    path = save(tmp_path / "g.slp", *(sio.Instance.from_numpy(BOTH, skeleton=bones) for _ in range(2)))
+    track = sio.Track("one")
+    path = save(tmp_path / "g.slp", *(sio.Instance.from_numpy(BOTH, skeleton=bones, track=track) for _ in range(2)))
     with pytest.raises(ValueError, match="frame 3: a track, or none, has two instances"):
         list(read_annotations(path))
     path = save(tmp_path / "h.slp", *(sio.Instance.from_numpy(BOTH, skeleton=skeleton("a", end)) for end in "bc"))

@@ -184,6 +184,24 @@ def test_shards_are_read_by_webdataset(lossless):
         assert np.array_equal(sample["000005.png"], frame)
 
 
+def test_sharding_over_other_shards_deletes_them_when_asked_for_and_nothing_else(clips, tmp_path):
+    write_shards(clips, tmp_path / "new", ShardSettings(short_side=36))
+    write_shards(clips, tmp_path / "old", ShardSettings(short_side=36, format="png", shard_mb=SMALL))
+    assert len(files(tmp_path / "old")) > len(files(tmp_path / "new"))
+    with pytest.raises(ValueError, match=r"holds shards of other settings .* already: choose another output, or allow"):
+        write_shards(clips, tmp_path / "old", ShardSettings(short_side=36))
+    write_shards(clips, tmp_path / "old", ShardSettings(short_side=36), overwrite=True)
+    assert files(tmp_path / "old") == files(tmp_path / "new")
+    (tmp_path / "old" / "mine.tar").write_bytes(b"mine")
+    (tmp_path / "old" / "index.json").write_text('{"layout": "other", "shards": [{"file": "clips-000000.tar"}]}')
+    with pytest.raises(ValueError, match=r"index\.json is not of siammae's shards"):
+        write_shards(clips, tmp_path / "old", overwrite=True)
+    (tmp_path / "old" / "index.json").unlink()
+    with pytest.raises(ValueError, match=r"holds clips-000000\.tar, which is no shard of siammae's"):
+        write_shards(clips, tmp_path / "old", overwrite=True)
+    assert {path.name for path in (tmp_path / "old").iterdir()} == {"clips-000000.tar", "mine.tar"}
+
+
 def test_interrupted_sharding_goes_on_and_ends_with_the_same_bytes(clips, tmp_path, monkeypatch):
     settings = ShardSettings(short_side=36, shard_mb=SMALL)
     shutil.copytree(clips, tmp_path / "clips")
@@ -226,7 +244,7 @@ def test_sharding_on_a_full_disk_leaves_no_part_and_goes_on(clips, tmp_path, ful
 
 def test_shard_command_holds_its_folder_and_sweeps_what_a_killed_one_left(clips, tmp_path, capsys):
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    left = tmp_path / f".clips-000000.tar.{int(gone.stdout)}-ab_1.part"
+    left = tmp_path / f".clips-000000.tar.{int(gone.stdout)}-0-ab_1.part"
     left.mkdir()
     argv = ["shard", str(clips), "-o", str(tmp_path), "--short-side", "32", "--workers", "1", "--quiet"]
     with hold_folder(tmp_path):
@@ -237,7 +255,9 @@ def test_shard_command_holds_its_folder_and_sweeps_what_a_killed_one_left(clips,
 
 
 def test_sharding_into_shards_of_something_else_is_refused(clips, lossless, tmp_path):
-    with pytest.raises(ValueError, match=r"holds shards of other settings \(.*index\.json\)\. Pass another folder"):
+    with pytest.raises(
+        ValueError, match=r"holds shards of other settings \(.*index\.json\) already: choose another output, or allow"
+    ):
         write_shards(clips, lossless, ShardSettings(quality=3))
     (tmp_path / "other").mkdir()
     write_video(tmp_path / "other" / "a.avi", numbered(4))

@@ -80,7 +80,7 @@ def test_outputs_that_are_inputs_are_refused_even_with_overwrite(tmp_path):
 def test_files_that_are_there_are_replaced_when_asked_for_only(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("old")
-    refused = pytest.raises(ValueError, match=r"a\.csv is there already: choose another output, or pass --overwrite")
+    refused = pytest.raises(ValueError, match=r"a\.csv is there already: choose another output, or allow that it is")
     with refused, claim_files(path):
         pass
     with claim_files(path, overwrite=True):
@@ -100,7 +100,7 @@ def test_a_folder_is_cleared_of_what_siammae_wrote_and_of_nothing_else(tmp_path)
         for name in ("00000.png", "00001.png", "overlay.mp4"):
             results.path(name).write_text("first run")
     (out / "notes.txt").write_text("mine")
-    refused = pytest.raises(ValueError, match=r"out holds 00000\.png already: choose another output, or pass --over")
+    refused = pytest.raises(ValueError, match=r"out holds 00000\.png already: choose another output, or allow")
     with refused, claim_folder(out, **names):
         pass
     with claim_folder(out, **names, overwrite=True) as results:
@@ -154,11 +154,65 @@ def test_leftovers_of_killed_runs_are_swept_and_those_of_running_ones_stay(tmp_p
     left = sorted(path.name for path in tmp_path.iterdir())
     assert len(left) == 2
     assert left[1] == f"{MARKER}.lock"
-    running = tmp_path / f".b.txt.{os.getppid()}-abc.part"
+    running = tmp_path / f".b.txt.{os.getppid()}-abc-0.part"
     running.mkdir()
     (tmp_path / ".other.part").mkdir()
-    with claim_files(tmp_path / "a.txt"):
-        assert sorted(path.name for path in tmp_path.iterdir() if ".a.txt" in path.name) == [".a.txt.lock"]
+    elsewhere = tmp_path / left[0].replace(left[0].split("-")[1], "0")  # made on another machine
+    elsewhere.mkdir()
+    with whole(tmp_path / "a.txt") as part:
+        assert sorted(path.name for path in tmp_path.glob(".a.txt*")) == sorted([elsewhere.name, part.parent.name])
+        with whole(tmp_path / "a.txt") as other:
+            assert part.parent.exists()  # of this process, in use
+            other.write_text("")
+        part.write_text("")
+    with claim_files(tmp_path / "a.txt", overwrite=True):
+        assert sorted(path.name for path in tmp_path.glob(".a.txt*")) == [".a.txt.lock"]
     with hold_folder(tmp_path):
         pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([running.name, ".other.part"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([running.name, ".other.part", "a.txt"])
+
+
+def test_results_in_folders_below_are_known_cleared_and_kept_like_others(tmp_path):
+    names = r"labels/\d\.txt|names\.txt|deep/er/.*"
+    with claim_folder(tmp_path, names) as results:
+        for name in ("labels/1.txt", "labels/2.txt", "names.txt", "deep/er/a"):
+            results.path(name).parent.mkdir(parents=True, exist_ok=True)
+            results.path(name).write_text("first run")
+        assert results.results() == ["deep/er/a", "labels/1.txt", "labels/2.txt", "names.txt"]
+    (tmp_path / "labels" / "notes.md").write_text("mine")
+    (tmp_path / "labels" / "3.txt").write_text("mine")
+    with claim_folder(tmp_path, names, overwrite=True) as results:
+        assert not results.wrote("labels/3.txt")
+        results.clear()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [MARKER, "3.txt", "labels", "notes.md"]
+    with claim_folder(tmp_path, names, overwrite=True) as results:
+        results.path("labels")  # what is in it is siammae's
+        results.clear()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [MARKER, "labels", "notes.md"]
+
+
+def test_an_input_among_the_results_is_refused_however_deep_it_lies(tmp_path):
+    (tmp_path / "model").mkdir()
+    weights = tmp_path / "model" / "weights"
+    weights.write_text("mine")
+    for source in (weights, weights.parent):
+        refused = pytest.raises(ValueError, match="is an input, and inputs are never overwritten")
+        with refused, claim_folder(tmp_path, "model/.*", inputs=[source], overwrite=True):
+            pass
+    assert weights.read_text() == "mine"
+
+
+@pytest.mark.parametrize("held", [hold_folder, claim_files])
+def test_a_signal_while_cleaning_up_leaves_nothing_either(held, tmp_path, monkeypatch):
+    from siammae.outputs import temporary
+
+    remove = temporary.shutil.rmtree
+
+    def interrupted(*arguments, **options):
+        monkeypatch.setattr(temporary.shutil, "rmtree", remove)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(temporary.shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt), held(tmp_path / "new"), whole(tmp_path / "other"):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
