@@ -9,7 +9,7 @@ from siammae.annotations.formats.format import Feature
 from siammae.annotations.formats.registry import FORMATS
 from siammae.cli import main
 from siammae.frames import write_image
-from siammae.outputs import MARKER, hold_folder
+from siammae.outputs import MARKER, WAY_OUT, hold_folder
 from tests.annotations.formats.labels import assert_same
 from tests.helpers import moving_square, tiny_model
 
@@ -101,7 +101,7 @@ def test_results_that_are_there_are_replaced_only_when_told_and_old_ones_go(inpu
     assert propagate(inputs, out, "--format", name) == 0
     before = files(out)
     assert propagate(inputs, out, "--format", name) == 1
-    assert "already: choose another output, or pass --overwrite" in capsys.readouterr().err
+    assert WAY_OUT in capsys.readouterr().err
     assert propagate(inputs, out, "--format", name, "--overwrite") == 0
     assert files(out) == before
     if name == "coco":

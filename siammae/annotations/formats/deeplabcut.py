@@ -8,43 +8,95 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from siammae.annotations.formats.format import Feature, Format, Opening
 from siammae.annotations.formats.guards import check_bytes, whole_number
 from siammae.annotations.model import Annotations, FrameLabels, Keypoints, VideoObject, Visibility
 
 _SCORER = "siammae"
+_VALUES = ("x", "y", "likelihood")
 _LEVELS = ("scorer", "individuals", "bodyparts", "coords")
 _SINGLE = "single"  # DeepLabCut's name for body parts that belong to no animal
 _FIELD_LIMIT = 10_000
 
 
-@dataclass(frozen=True)
-class _Column:
-    animal: int
-    joint: int
-    what: str  # x, y or likelihood
+class Layout(NamedTuple):
+    """What the columns are.
+
+    Attributes:
+        animals: names, in order; a single one is empty where there is no row of individuals.
+        joints: names, in order.
+        columns: for each the animal, the joint and 0, 1, 2 for x, y, likelihood.
+        by_hand: there is no likelihood: a person made the labels.
+    """
+
+    animals: tuple[str, ...]
+    joints: tuple[str, ...]
+    columns: list[tuple[int, int, int]]
+    by_hand: bool
+
+    def keypoints(self, values: Sequence[float]) -> dict[int, Keypoints]:
+        """Return what a line says of each animal that is there."""
+        table = np.full((len(self.animals), len(self.joints), 3), np.nan)
+        table[..., 2] = 1
+        for place, value in zip(self.columns, values, strict=True):
+            table[place] = value
+        found = (
+            (key, Keypoints.of(rows[:, :2], confidence=np.nan_to_num(rows[:, 2]))) for key, rows in enumerate(table, 1)
+        )
+        return {key: some for key, some in found if some.visibility.any()}
+
+    def annotations(self, frames: Callable[[], Iterator[FrameLabels]], opening: Opening) -> Annotations:
+        """Describe the labels."""
+        objects = tuple(VideoObject(key, name=name) for key, name in enumerate(self.animals, 1))
+        return Annotations(frames, objects, self.joints, size=opening.size, frame_count=opening.frame_count)
+
+
+def read_layout(header: Mapping[str, Sequence[str]], path: Path) -> Layout:
+    """Read the header rows, by their names, without what stands before the first column of values.
+
+    Raises:
+        ValueError: one is missing, or they do not fit together.
+    """
+    if missing := [level for level in ("bodyparts", "coords") if level not in header]:
+        raise ValueError(f"{path} has no header row {missing[0]!r}: DeepLabCut's are scorer, bodyparts and coords.")
+    parts, coords = header["bodyparts"], header["coords"]
+    owners = header.get("individuals", [_SINGLE] * len(coords))
+    if not len(parts) == len(coords) == len(owners) <= _FIELD_LIMIT:
+        raise ValueError(
+            f"{path}: the header rows have {len(parts)} and {len(coords)} columns: they must have as many."
+        )
+    if not coords or any(what not in _VALUES for what in coords):
+        raise ValueError(f"{path}: the row coords must say x, y or likelihood for each column.")
+    animals, joints = list(dict.fromkeys(owners)), tuple(dict.fromkeys(parts))
+    columns = [
+        (animals.index(owner), joints.index(part), _VALUES.index(what))
+        for owner, part, what in zip(owners, parts, coords, strict=True)
+    ]
+    if len(set(columns)) != len(columns):
+        raise ValueError(f"{path} has a column twice: a body part has one x, y and likelihood.")
+    named = tuple(animals) if "individuals" in header else ("",)
+    return Layout(named, joints, columns, "likelihood" not in coords)
 
 
 @dataclass(frozen=True)
 class _File:
     path: Path
     opening: Opening
-    columns: list[tuple[int, _Column]]  # by the place in a line
-    header: int
-    animals: int
-    joints: int
-    by_hand: bool
+    layout: Layout
+    header: int  # rows
+    first: int  # column of values
 
     def frames(self) -> Iterator[FrameLabels]:
         """Read line by line."""
         last = -1
+        width = len(self.layout.columns)
         for number, row in _lines(self.path):
             if number <= self.header or not row:
                 continue
@@ -53,20 +105,16 @@ class _File:
             if index <= last:
                 raise ValueError(f"{place}: frame {index} comes after frame {last}: lines must go by frame upwards.")
             last = index
-            table = np.full((self.animals, self.joints, 3), np.nan)
-            table[..., 2] = 1
-            for column, what in self.columns:
-                value = row[column] if column < len(row) else ""
-                table[what.animal, what.joint, ("x", "y", "likelihood").index(what.what)] = _number(value, place)
-            keypoints = {key: some for key, some in enumerate(map(_keypoints, table), 1) if some.visibility.any()}
-            yield FrameLabels(index, keypoints=keypoints, by_person=self.by_hand or None, name=name)
+            values = [_number(value, place) for value in row[self.first : self.first + width]]
+            values += [math.nan] * (width - len(values))
+            keypoints = self.layout.keypoints(values)
+            yield FrameLabels(index, keypoints=keypoints, by_person=self.layout.by_hand or None, name=name)
 
     def _frame(self, row: list[str], place: str) -> tuple[int, str]:
         """Return the index and the image's name: a number, or a path in one field or in three."""
         if row[0].strip().isdecimal():
             return whole_number(row[0], "the frame", place), ""
-        first = min(column for column, _ in self.columns)
-        image = next((field for field in reversed(row[:first]) if field), "")
+        image = next((field for field in reversed(row[: self.first]) if field), "")
         return self.opening.frame_index(image, place), Path(image.replace("\\", "/")).stem
 
 
@@ -78,10 +126,6 @@ def _number(text: str, place: str) -> float:
     if math.isinf(value):
         raise ValueError(f"{place}: {text[:40]!r} must be finite.")
     return value
-
-
-def _keypoints(table: NDArray[np.float64]) -> Keypoints:
-    return Keypoints.of(table[:, :2], confidence=np.nan_to_num(table[:, 2]))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -107,59 +151,42 @@ def _read(path: Path, opening: Opening) -> Annotations:
         if number > len(_LEVELS) or not row or row[0] not in _LEVELS:
             break
         header[row[0]] = row
-    if missing := [level for level in ("bodyparts", "coords") if level not in header]:
-        raise ValueError(f"{path} has no header row {missing[0]!r}: DeepLabCut's are scorer, bodyparts and coords.")
-    parts, coords = header["bodyparts"], header["coords"]
-    owners = header.get("individuals", [_SINGLE] * len(coords))
-    if not len(parts) == len(coords) == len(owners) <= _FIELD_LIMIT:
-        raise ValueError(
-            f"{path}: the header rows have {len(parts)} and {len(coords)} columns: they must have as many."
-        )
-    start = next((place for place, what in enumerate(coords) if what in ("x", "y", "likelihood")), len(coords))
-    if start == len(coords) or any(what not in ("x", "y", "likelihood") for what in coords[start:]):
-        raise ValueError(f"{path}: the row coords must say x, y or likelihood for each column.")
-    animals, joints = list(dict.fromkeys(owners[start:])), tuple(dict.fromkeys(parts[start:]))
-    columns = [
-        (place, _Column(animals.index(owners[place]), joints.index(parts[place]), coords[place]))
-        for place in range(start, len(coords))
-    ]
-    if len({column for _, column in columns}) != len(columns):
-        raise ValueError(f"{path} has a column twice: a body part has one x, y and likelihood.")
-    by_hand = "likelihood" not in coords
-    file = _File(path, opening, columns, len(header), len(animals), len(joints), by_hand)
-    named = [name if "individuals" in header else "" for name in animals]
-    objects = tuple(VideoObject(key, name=name) for key, name in enumerate(named, 1))
-    return Annotations(file.frames, objects, joints, size=opening.size, frame_count=opening.frame_count)
+    coords = header.get("coords", [])
+    first = next((place for place, what in enumerate(coords) if what in _VALUES), len(coords))
+    layout = read_layout({level: row[first:] for level, row in header.items()}, path)
+    return layout.annotations(_File(path, opening, layout, len(header), first).frames, opening)
 
 
 def _write(path: Path, annotations: Annotations) -> None:
-    keys, named = _animals(annotations)
-    several = len(keys) > 1 or any(named)
-    joints = annotations.joints
-    columns = [(animal, joint, what) for animal in named for joint in joints for what in ("x", "y", "likelihood")]
+    keys, levels = write_layout(annotations)
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["scorer", *[_SCORER] * len(columns)])
-        if several:
-            rows.writerow(["individuals", *(animal for animal, _, _ in columns)])
-        rows.writerow(["bodyparts", *(joint for _, joint, _ in columns)])
-        rows.writerow(["coords", *(what for _, _, what in columns)])
+        for level, cells in levels.items():
+            rows.writerow([level, *cells])
         for frame in annotations:
             row: list[object] = [frame.index]
             for key in keys:
-                row += _values(frame.keypoints.get(key), len(joints))
+                row += _values(frame.keypoints.get(key), len(annotations.joints))
             rows.writerow(row)
 
 
-def _animals(annotations: Annotations) -> tuple[list[int], list[str]]:
-    """Return the objects that have keypoints, and their names; a first walk through the labels finds them."""
+def write_layout(annotations: Annotations) -> tuple[list[int], dict[str, list[str]]]:
+    """Return the objects that have keypoints, and the header rows; a first walk through the labels finds them.
+
+    Raises:
+        ValueError: two objects have one name.
+    """
     keys = sorted({key for frame in annotations for key in frame.keypoints})
     names = [annotations.object(key).name for key in keys]
     if len(keys) > 1:
         names = [name or f"individual{key}" for key, name in zip(keys, names, strict=True)]
     if len(set(names)) != len(names):
         raise ValueError(f"two objects are called {names}: DeepLabCut tells animals apart by name. Rename one.")
-    return keys, names
+    columns = [(name, joint, what) for name in names for joint in annotations.joints for what in _VALUES]
+    levels = {"scorer": [_SCORER] * len(columns), "individuals": [name for name, _, _ in columns]}
+    if not any(names):
+        del levels["individuals"]
+    return keys, levels | {"bodyparts": [joint for _, joint, _ in columns], "coords": [what for _, _, what in columns]}
 
 
 def _values(some: Keypoints | None, joints: int) -> list[object]:
@@ -181,5 +208,5 @@ DEEPLABCUT = Format(
     write=_write,
     suffix=".csv",
     holds=frozenset({Feature.POINTS, Feature.SEVERAL, Feature.POINT_CONFIDENCE, Feature.NAMES, Feature.EMPTY}),
-    limits="labels are walked through twice when written, since the header names all animals. H5 is not read.",
+    limits="labels are walked through twice when written, since the header names all animals.",
 )

@@ -86,9 +86,10 @@ def check_size(height: object, width: object, place: object) -> tuple[int, int]:
         sides.append(int(side))
     longest, most = bound("SIAMMAE_MAX_SIDE"), bound("SIAMMAE_MAX_PIXELS")
     if min(sides) < 1 or max(sides) > longest or sides[0] * sides[1] > most:
+        size = " x ".join(str(side)[:20] for side in sides)
         raise ValueError(
-            f"{place} has the frame size {str(sides[0])[:20]} x {str(sides[1])[:20]}: sides go from 1 to {longest}, and "
-            f"a frame has at most {most:,} pixels. SIAMMAE_MAX_SIDE and SIAMMAE_MAX_PIXELS allow more."
+            f"{place} has the frame size {size}: sides go from 1 to {longest}, and a frame has at most {most:,} pixels. "
+            "SIAMMAE_MAX_SIDE and SIAMMAE_MAX_PIXELS allow more."
         )
     return sides[0], sides[1]
 

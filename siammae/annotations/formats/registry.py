@@ -9,6 +9,7 @@ from siammae.annotations.formats.coco import COCO
 from siammae.annotations.formats.cvat import CVAT
 from siammae.annotations.formats.davis import DAVIS
 from siammae.annotations.formats.deeplabcut import DEEPLABCUT
+from siammae.annotations.formats.deeplabcut_h5 import DEEPLABCUT_H5
 from siammae.annotations.formats.format import Format
 from siammae.annotations.formats.jhmdb import JHMDB
 from siammae.annotations.formats.label_studio import LABEL_STUDIO
@@ -29,6 +30,7 @@ FORMATS: tuple[Format, ...] = (
     MOTS,
     CVAT,
     DEEPLABCUT,
+    DEEPLABCUT_H5,
     TRACKS,
     NPY,
     TIFF,

@@ -7,7 +7,7 @@ from siammae.annotations.model import FrameLabels, VideoObject
 
 from .labels import SIZE, assert_same, given, keypoints, masks, renamed, video
 
-pytest.importorskip("defusedxml")
+ElementTree = pytest.importorskip("defusedxml.ElementTree")
 META = "<meta><task><size>9</size><original_size><width>14</width><height>9</height></original_size></task></meta>"
 
 
@@ -26,6 +26,27 @@ def test_cvat_masks_when_written_and_read_are_equal(tmp_path_factory, labels):
     assert_same(again, labels)
     assert (again.size, again.frame_count) == (SIZE, 5)
     assert all(one.category == f'<kind> & "{one.id % 2}"' for one in again.objects)
+
+
+@given(masks(overlap=True))
+def test_cvat_written_follows_the_rules_of_its_documentation(tmp_path_factory, labels):
+    """Source: docs.cvat.ai, xml_format: tracks with ids, labels of the task, runs that fill a mask's box."""
+    path = tmp_path_factory.mktemp("cvat") / "f.xml"
+    write_annotations(path, labels, format="cvat")
+    root = ElementTree.parse(path).getroot()
+    known = {name.text for name in root.findall("meta/task/labels/label/name")}
+    tracks = root.findall("track")
+    assert [int(track.get("id")) for track in tracks] == list(range(len(tracks)))
+    for track in tracks:
+        (shape,) = track  # its importer keeps the first mask of a track
+        left, top, width, height = (int(shape.get(side)) for side in ("left", "top", "width", "height"))
+        runs = [int(run) for run in shape.get("rle").split(",")]
+        inner = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+        wanted = next(one for one in labels if one.index == int(shape.get("frame"))).masks[int(track.get("group_id"))]
+        np.testing.assert_array_equal(inner, wanted[top : top + height, left : left + width])
+        assert inner.sum() == wanted.sum()
+        assert track.get("label") in known
+        assert (shape.get("keyframe"), shape.get("outside")) == ("1", "0")
 
 
 @given(keypoints(objects=(3, 4), hidden=True))

@@ -22,6 +22,20 @@ def test_davis_folder_when_written_and_read_is_equal(tmp_path_factory, labels):
 
 
 @given(masks())
+def test_davis_folder_is_read_by_the_rule_of_the_evaluator(tmp_path_factory, labels):
+    """Source: davischallenge's davis2017-evaluation, results.py: pixel values by Pillow, objects 1 to the largest."""
+    path = tmp_path_factory.mktemp("davis") / "seq"
+    write_annotations(path, labels, format="davis")
+    frames = list(labels)
+    assert sorted(file.stem for file in path.glob("*.png")) == [f"{frame.index:05d}" for frame in frames]
+    for frame in frames:
+        pixels = np.array(Image.open(path / f"{frame.index:05d}.png"))
+        assert (pixels.shape, pixels.dtype) == (SIZE, np.uint8)
+        for key in range(1, int(pixels.max()) + 1):
+            np.testing.assert_array_equal(pixels == key, frame.masks.get(key, np.zeros(SIZE, bool)))
+
+
+@given(masks())
 def test_youtube_vos_when_written_and_read_is_equal(tmp_path_factory, labels):
     path = tmp_path_factory.mktemp("vos") / "out"
     named = video(labels, objects=(VideoObject(1, category="dog"), VideoObject(2, category="cat")))

@@ -75,7 +75,7 @@ def test_deeplabcut_says_that_hidden_joints_become_visible(tmp_path):
     ("text", "message"),
     [
         ("scorer,me\nbodyparts,a\n0,1\n", "has no header row 'coords'"),
-        ("scorer,me\nbodyparts,a,b\ncoords,x\n", "the header rows have 3 and 2 columns"),
+        ("scorer,me\nbodyparts,a,b\ncoords,x\n", "the header rows have 2 and 1 columns"),
         ("scorer,me\nbodyparts,a\ncoords,z\n", "the row coords must say x, y or likelihood"),
         ("scorer,me,me\nbodyparts,a,a\ncoords,x,x\n", "has a column twice"),
         (HEADER + "0,1,2,x\n", "line 4: 'x' must be a number"),

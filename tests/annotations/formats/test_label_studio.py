@@ -41,7 +41,7 @@ def test_label_studio_when_written_and_read_is_equal(tmp_path_factory, labels):
 
 @given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=30)))
 def test_brush_code_is_that_of_label_studio(mask):
-    brush = pytest.importorskip("label_studio_converter.brush")
+    brush = pytest.importorskip("label_studio_converter.brush", reason="its package brings a dozen others")
     rgba = np.repeat(mask.ravel().astype(np.uint8) * 255, 4)
     assert encode_brush(mask) == brush.encode_rle(rgba)
     np.testing.assert_array_equal(brush.decode_rle(encode_brush(mask)), rgba)

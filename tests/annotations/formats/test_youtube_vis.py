@@ -46,6 +46,25 @@ def test_youtube_vis_when_written_and_read_is_equal(tmp_path_factory, labels):
     }
 
 
+@given(masks(overlap=True))
+def test_youtube_vis_is_read_by_the_rule_of_its_api(tmp_path_factory, labels):
+    """Source: youtubevos/cocoapi, ytvos.py, annToMask: null, or an RLE of the annotation's own height and width."""
+    path = tmp_path_factory.mktemp("vis") / "f.json"
+    write_annotations(path, labels, format="youtube-vis")
+    content, frames = json.loads(path.read_text()), list(labels)
+    (clip,) = content["videos"]
+    assert (clip["height"], clip["width"], clip["length"]) == (*SIZE, len(frames))
+    assert {row["category_id"] for row in content["annotations"]} <= {one["id"] for one in content["categories"]}
+    for row in content["annotations"]:
+        assert (row["video_id"], row["height"], row["width"], row["iscrowd"]) == (clip["id"], *SIZE, 0)
+        for place, (shape, area) in enumerate(zip(row["segmentations"], row["areas"], strict=True)):
+            wanted = frames[place].masks.get(row["id"])
+            assert (shape is None) == (wanted is None)
+            if shape is not None:
+                np.testing.assert_array_equal(tools.decode(shape), wanted)
+                assert area == wanted.sum()
+
+
 def test_youtube_vis_written_has_the_fields_of_the_evaluator(tmp_path):
     mask = np.zeros(SIZE, bool)
     mask[2:4, 3:7] = True
