@@ -88,8 +88,8 @@ def check_size(height: object, width: object, place: object) -> tuple[int, int]:
     if min(sides) < 1 or max(sides) > longest or sides[0] * sides[1] > most:
         size = " x ".join(str(side)[:20] for side in sides)
         raise ValueError(
-            f"{place} has the frame size {size}: sides go from 1 to {longest}, and a frame has at most {most:,} pixels. "
-            "SIAMMAE_MAX_SIDE and SIAMMAE_MAX_PIXELS allow more."
+            f"{place} has the frame size {size}: sides go from 1 to {longest}, and a frame has at most {most:,} "
+            "pixels. SIAMMAE_MAX_SIDE and SIAMMAE_MAX_PIXELS allow more."
         )
     return sides[0], sides[1]
 
