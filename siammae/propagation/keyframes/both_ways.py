@@ -92,6 +92,10 @@ class Kind(Protocol[_P, _R]):
         """Numbers of the annotated frames."""
         ...
 
+    def check(self, number: int, size: tuple[int, int]) -> None:
+        """Refuse what is given for a frame if it does not fit frames of this size, ``(H, W)``."""
+        ...
+
     def propagator(self) -> _P:
         """Return one that knows nothing yet."""
         ...
@@ -208,6 +212,8 @@ def follow_both_ways(frames: Frames, kind: Kind[_P, _R], name: str) -> Iterator[
                 yield kind.after_all(forward, frame, index)
                 continue
             encoded = forward.encode(frame)
+            if index == 0 and len(wanted) > 1:
+                _check(kind, wanted, encoded.size)
             if index in kind.given:
                 given, word = kind.annotated(forward, encoded, index)
                 yield from _back(kind, stretch, Between(index, encoded, None, None, given, said, word))
@@ -218,6 +224,15 @@ def follow_both_ways(frames: Frames, kind: Kind[_P, _R], name: str) -> Iterator[
                 stretch.add(encoded, kind.plain(forward, encoded) if said else None)
     if index < wanted[-1]:
         raise ValueError(f"{name} are given for frame {wanted[-1]}, but the video ends at frame {index}.")
+
+
+def _check(kind: Kind[_P, _R], numbers: Iterable[int], size: tuple[int, int]) -> None:
+    """Refuse at the first frame what does not fit a later one, and say which."""
+    for number in numbers:
+        try:
+            kind.check(number, size)
+        except ValueError as error:
+            raise ValueError(f"frame {number}: {error}") from error
 
 
 def _back(kind: Kind[_P, _R], stretch: _Stretch[_R], end: Between[_R]) -> Iterator[_R]:

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
 from siammae.propagation.affinity import Kernels
-from siammae.propagation.context import EncodedFrame
+from siammae.propagation.context import EncodedFrame, Size
 from siammae.propagation.keyframes.both_ways import Between, Frames, Said, follow_both_ways
 from siammae.propagation.keypoint_propagator import (
     FrameKeypoints,
     KeypointPropagator,
     SoftKeypoints,
     are_there,
+    check_keypoints,
     spoken_for,
 )
 
@@ -33,6 +34,10 @@ class _Keypoints:
     extractor: FeatureExtractor
     config: PropagationConfig | None
     kernels: Kernels
+
+    def check(self, number: int, size: Size) -> None:
+        first = min(self.given)
+        check_keypoints(self.given[number], size, None if number == first else len(self.given[first]))
 
     def propagator(self) -> KeypointPropagator:
         return KeypointPropagator(self.extractor, self.config, kernels=self.kernels)

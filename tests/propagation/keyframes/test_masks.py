@@ -155,6 +155,15 @@ def test_numbers_that_the_video_has_not_are_refused(clip, given, message):
         propagate_masks(video, dict.fromkeys(given, masks[0]), **RULES)
 
 
+def test_a_mask_of_another_size_is_refused_at_the_first_frame(clip):
+    video, masks = clip
+    pulled = []
+    frames = (pulled.append(t) or frame for t, frame in enumerate(video))
+    with pytest.raises(ValueError, match=r"frame 8: mask is \(20, 64\) but the video is \(48, 64\)"):
+        next(follow_masks(frames, {0: masks[0], 8: masks[8][:20]}, **RULES))
+    assert pulled == [0]
+
+
 def test_frames_of_two_sizes_before_the_first_mask_are_refused(clip):
     video, masks = clip
     frames = [video[0], video[1][:40], *video[2:]]
