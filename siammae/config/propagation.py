@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from siammae.config.presets import PRESETS
+from siammae.config.presets import PRESETS, QUALITIES
 from siammae.config.settings import (
     TEMPERATURES,
     Settings,
@@ -187,3 +187,36 @@ class PropagationConfig(Settings):
         except KeyError:
             known = ", ".join(f"{preset} for {data}" for preset, data in PRESETS)
             raise ValueError(f"no preset {name!r} for {dataset!r}: known are {known}.") from None
+
+    @classmethod
+    def recommended(
+        cls, extractor: object, quality: Literal["fast", "balanced", "best"] = "balanced"
+    ) -> PropagationConfig:
+        """Return the rules that give the best masks for a cost; every field can be changed with :meth:`replace`.
+
+        They begin with what the extractor recommends itself (``extractor.propagation``), or with the defaults, and
+        choose the input size, in patches, and how fine masks become. What each costs and gives: the page on finer
+        masks.
+
+        Args:
+            extractor: any extractor; it has a ``patch_size``.
+            quality: ``"fast"`` = a short side of 30 patches; ``"balanced"`` = 54, what ``siammae-ti8`` does by itself;
+                ``"best"`` = 80.
+
+        Raises:
+            ValueError: there is no such quality.
+        """
+        check_choice("quality", quality, tuple(QUALITIES))
+        patches, changes = QUALITIES[quality]
+        own: PropagationConfig = getattr(extractor, "propagation", None) or cls()
+        side = {"resize": patches * getattr(extractor, "patch_size"), "resize_side": "short"}  # noqa: B009
+        rules = own.replace(**{"refine": "local-colour", "pool_keys": 2, **side, **changes})
+        return rules.for_extractor(extractor)
+
+    def for_extractor(self, extractor: object) -> Self:
+        """Return these rules without what an extractor cannot do: a focus, pooled keys."""
+        known: frozenset[str] = getattr(extractor, "extract_options", frozenset())
+        return self.replace(
+            focus_margin=self.focus_margin if "region" in known else None,
+            pool_keys=self.pool_keys if "pool_keys" in known else 1,
+        )
