@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from siammae.annotations.formats.format import Feature, Format, Opening, Watch
+from siammae.annotations.formats.guards import MAX_BYTES
 from siammae.annotations.formats.registry import find_format, recognise
 from siammae.annotations.model import Annotations
 from siammae.annotations.selection import choose
@@ -166,6 +167,11 @@ def _write(path: Path, target: Format, annotations: Annotations, said: Collectio
             _log.warning(
                 "%s: %s has no place for %s; left out (%d times).", printable(path), target.name, feature, count
             )
+    if target.suffix and (size := path.stat().st_size) > MAX_BYTES:
+        _log.warning(
+            "%s has %d MB: files of more than %d are not read again. Write fewer frames, or another format.",
+            *(printable(path), size // 10**6, MAX_BYTES // 10**6),
+        )
     return Written(path, target.name, watch.written, watch.lost)
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from siammae.annotations import files
 from siammae.annotations.files import read_annotations, write_annotations
 from siammae.annotations.formats import guards
 from siammae.annotations.formats.format import Opening
@@ -73,6 +74,14 @@ def test_read_annotations_takes_the_frames_that_are_named(tmp_path):
     assert [frame.index for frame in read_annotations(tmp_path / "d", frames=[7, 0])] == [0, 7]
     with pytest.raises(ValueError, match=r"frame 1 has no labels: labelled are 0, 3, 7\."):
         list(read_annotations(tmp_path / "d", frames=[0, 1]))
+
+
+def test_write_annotations_says_that_a_file_is_too_large_to_be_read_again(tmp_path, caplog, monkeypatch):
+    write_annotations(tmp_path / "a.json", LABELS, format="coco")
+    assert caplog.text == ""
+    monkeypatch.setattr(files, "MAX_BYTES", 100)
+    write_annotations(tmp_path / "b.json", LABELS, format="coco")
+    assert "b.json has 0 MB: files of more than 0 are not read again" in caplog.text
 
 
 def test_an_object_is_called_by_its_name_else_category_else_id():
