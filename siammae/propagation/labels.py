@@ -90,7 +90,8 @@ def confidence(scores: Tensor) -> list[float]:
     """Return how sure soft labels ``(1 + objects, h, w)`` are of each object, in [0, 1].
 
     It is the mean share of the object at its own patches, weighted by the share: 1 where its mask is sharp, less where
-    it has spread or competes with others; 0 where it is gone.
+    it has spread or competes with others; 0 where it is gone. It is near J without any calibration: 0.07 off in the
+    mean of 19 sequences (benchmarks/several_annotated_frames.md).
     """
     objects = scores[1:].double().flatten(1)
     mass = objects.sum(dim=1)

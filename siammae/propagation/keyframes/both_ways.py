@@ -67,9 +67,9 @@ class Between(NamedTuple, Generic[_R]):
             backward: of the backward pass.
 
         Returns:
-            The weight of what each pass saw. A pass from a frame that said "not there" is sure that it is nowhere: what
-            that takes is missing in their sum, which is 1 else. What the frame after does not speak for is as the
-            forward pass has it, and what only that one knows as the backward pass has it.
+            The weight of what each pass saw. Their sum is 1, but for a pass from a frame that said "not there": it saw
+            nothing, and where one of both did so, distance alone decides. What the frame after does not speak for is
+            as the forward pass has it, and what only that one knows as the backward pass has it.
         """
         if key not in self.after:
             return 1.0, 0.0
@@ -77,10 +77,11 @@ class Between(NamedTuple, Generic[_R]):
             return 0.0, float(self.after[key].there)
         start, end = self.before[key], self.after[key]
         nearness = (self.number - start.frame) / (end.frame - start.frame)
-        before = (1 - nearness) * (forward if start.there else 1.0)
-        after = nearness * (backward if end.there else 1.0)
+        if not (start.there and end.there):
+            return (1 - nearness) * start.there, nearness * end.there
+        before, after = (1 - nearness) * forward, nearness * backward
         share = after / (before + after) if before + after > 0 else nearness
-        return (1 - share) * start.there, share * end.there
+        return 1 - share, share
 
 
 class Kind(Protocol[_P, _R]):

@@ -94,9 +94,7 @@ def test_a_keypoint_that_vanishes_and_returns_changes_half_way(video):
     gone = np.array([truth(4)[0], NOWHERE])
     got = follow(video, {0: truth(0), 4: gone, 8: truth(8)})
     there = (got.points[:, 1] != -1).all(axis=1)
-    assert there[[0, 1]].all()
-    assert not there[[3, 4, 5]].any()
-    assert there[[7, 8]].all()
+    assert there.tolist() == [True, True, True, False, False, False, True, True, True]
     assert (got.confidence[[3, 5], 1] == 0).all()
     assert got.confidence[4, 1] == 1  # as given
     assert np.abs(got.points[there, 1] - [truth(t)[1] for t in np.flatnonzero(there)]).max() < 2
