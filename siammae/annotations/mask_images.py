@@ -135,7 +135,7 @@ def _palette_pixels(image: Image.Image, take: Literal["ids", "levels"] | None) -
     return indices, True
 
 
-def _listed(used: NDArray[np.uint8], seen: NDArray[np.integer[Any]]) -> str:
+def _listed(used: NDArray[np.integer[Any]], seen: NDArray[np.uint8]) -> str:
     shown = [f"{value}: {tuple(colour)}" for value, colour in zip(used.tolist(), seen.tolist(), strict=True)]
     return ", ".join(shown[:6]) + ", ..." * (len(shown) > 6)
 
