@@ -17,13 +17,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from siammae.checkpoints.tensors import check_tensors, get_again, read_header, read_tensors, save_tensors
+from siammae.config.bounds import bound
 from siammae.errors import CheckpointError, name_some, one_line
 from siammae.frames import PathLike
 from siammae.outputs import whole
 
 DEFAULT_WEIGHTS = "siammae-ti8"
 FORMAT_VERSION = 1
-MAX_CONFIG = 1 << 20  # bytes of config.json; ours have about 1,000
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 _BUNDLED = Path(__file__).parents[1] / "weights"
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -137,7 +137,7 @@ def loading_errors() -> tuple[type[Exception], ...]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read a checkpoint's ``config.json``, of at most ``MAX_CONFIG`` bytes.
+    """Read a checkpoint's ``config.json``, of at most ``SIAMMAE_MAX_CONFIG_BYTES``.
 
     Raises:
         CheckpointError: it is missing, too large, no JSON, or written by a newer format.
@@ -147,8 +147,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder} has no {CONFIG_FILE}: it is no siammae checkpoint. Pass a folder that save_pretrained wrote."
         )
-    if (size := path.stat().st_size) > MAX_CONFIG:
-        raise CheckpointError(f"{path} has {size:,} bytes: a config has at most {MAX_CONFIG:,}. {get_again(path)}")
+    if (size := path.stat().st_size) > (most := bound("SIAMMAE_MAX_CONFIG_BYTES")):
+        raise CheckpointError(
+            f"{path} has {size:,} bytes: a config has at most {most:,}. {get_again(path)} Or set "
+            "SIAMMAE_MAX_CONFIG_BYTES."
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # also what is no UTF-8, endless numbers, deep nesting

@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from siammae.config.bounds import bound
 from siammae.errors import CheckpointError, name_some, one_line
 
-MAX_HEADER = 16 << 20  # bytes: the names and shapes of about 100,000 tensors
 WEIGHT_TYPES = ("float32", "float16", "bfloat16", "float64")
 _TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}  # safetensors' names
 
@@ -32,7 +32,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     """Read the names, shapes and types of a safetensors file.
 
     Raises:
-        CheckpointError: it is damaged, no safetensors file, or its header is larger than ``MAX_HEADER``.
+        CheckpointError: it is damaged, no safetensors file, or its header is too large.
     """
     try:
         _check_header_size(path)
@@ -46,8 +46,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 def _check_header_size(path: Path) -> None:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-    if size > MAX_HEADER:
-        raise ValueError(f"its header would be {size / 2**20:,.0f} MiB, and at most {MAX_HEADER >> 20} are read")
+    if size > (most := bound("SIAMMAE_MAX_HEADER_BYTES")):
+        raise ValueError(f"its header would be {size:,} bytes, and SIAMMAE_MAX_HEADER_BYTES, {most:,}, are read")
 
 
 def _type(name: object) -> str:
@@ -71,7 +71,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file to the CPU.
 
     Raises:
-        CheckpointError: it is damaged, no safetensors file, or its header is larger than ``MAX_HEADER``.
+        CheckpointError: it is damaged, no safetensors file, or its header is too large.
     """
     read_header(path)  # refuses before memory is taken
     try:

@@ -63,7 +63,8 @@ def add_reader_option(parser: argparse.ArgumentParser) -> None:
         "--reader",
         default="auto",
         choices=("auto", "opencv", "pyav", "torchcodec"),
-        help="decodes videos (auto: PyAV where it is installed, else OpenCV)",
+        help="decodes videos (auto: pyav; opencv squeezes a size that changes in mid-stream, misses mirroring outside "
+        "MP4 and MOV, and shows HDR in other colours; torchcodec needs the extra of its name)",
     )
 
 

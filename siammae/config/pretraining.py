@@ -108,8 +108,8 @@ class PretrainConfig(Settings):
             checkpointing): the same weights, less memory, more time.
         parallel: how several processes share the work: ``"ddp"`` = each holds all weights; ``"fsdp"`` = each holds a
             part of them (FSDP2), for ViT-L and larger.
-        reader: decodes videos: ``"opencv"``, ``"pyav"`` or ``"torchcodec"`` (extras of these names); ``"auto"`` is
-            PyAV where it is installed, and else OpenCV.
+        reader: decodes videos: ``"pyav"``, which ``"auto"`` is; ``"opencv"``, which squeezes a size that changes in
+            mid-stream; or ``"torchcodec"`` (extra of this name).
         max_skipped: part of the clips that may be unreadable, in [0, 1); more stop the run. Above 0 one may always be.
         workers: processes that read ahead, for each training process; 0 reads in the training process.
         checkpoint_every: optimiser steps between saved states.

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from siammae.checkpoints.tensors import read_tensors
+from siammae.config.bounds import bound
 from siammae.errors import CheckpointError, name_some, one_line
 
 _WRAPPERS = ("teacher", "model", "state_dict", "student")  # in the order of preference: a teacher is what DINO uses
 _PREFIXES = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DistributedDataParallel, torch.compile
 _UNSAFE_ADVICE = re.compile(r"\. (?=In PyTorch|This file can)")
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
-_MAX_UNPACKED = 4  # times a file's size; PyTorch does not pack its files
-_MAX_TENSORS = 20_000  # a whole training state of the largest public ViT has about 5,000
 _NUMBERS = ("b1", "i4", "i8", "f4", "f8")
 _CHUNKS = re.compile(r"^blocks\.\d+\.(?=\d+\.)")  # DINOv2 trains its blocks in groups: blocks.GROUP.BLOCK.
 
@@ -61,10 +60,10 @@ def read_source(path: Path) -> object:
         unpacked = _unpacked_size(path)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise _damaged(path, one_line(error)) from error
-    if unpacked > _MAX_UNPACKED * (packed := path.stat().st_size):
+    if unpacked > (most := bound("SIAMMAE_MAX_UNPACKED")) * (packed := path.stat().st_size):
         raise CheckpointError(
             f"{path} has {packed:,} bytes and unpacks to {unpacked:,}: PyTorch packs no files, so at most "
-            f"{_MAX_UNPACKED} times the size is read. Unpack it where you trust it, and zip it anew with zip -0."
+            f"{most} times the size is read. Where you trust it, zip it anew with zip -0, or set SIAMMAE_MAX_UNPACKED."
         )
     try:
         with torch.device("cpu"), torch.serialization.safe_globals(_harmless()):
@@ -119,8 +118,10 @@ def find_weights(source: object) -> Weights:
         CheckpointError: there are no weights, too many of them, or two of them have one name.
     """
     found, wrapper, dropped = _unwrap(source)
-    if len(found) > _MAX_TENSORS:
-        raise CheckpointError(f"the file holds {len(found):,} tensors: a network has at most {_MAX_TENSORS:,} here.")
+    if len(found) > (most := bound("SIAMMAE_MAX_TENSORS")):
+        raise CheckpointError(
+            f"the file holds {len(found):,} tensors: at most {most:,} are taken for a network. Set SIAMMAE_MAX_TENSORS."
+        )
     names: dict[str, str] = {}
     for name in found:
         _add(names, _PREFIXES.sub("", name), name)

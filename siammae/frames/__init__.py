@@ -9,7 +9,7 @@ another), ``writing`` (pictures and videos out).
 
 from siammae.frames.files import PathLike, VideoEndError
 from siammae.frames.flow import find_flow
-from siammae.frames.images import IMAGE_SUFFIXES, decode_image, open_page
+from siammae.frames.images import IMAGE_SUFFIXES, PICTURE_SUFFIXES, decode_image, open_image, open_page
 from siammae.frames.pasting import cut_piece, paste_piece
 from siammae.frames.readers import Backend, FrameReader, open_reader, require_reader
 from siammae.frames.reading import VideoSource, count_frames, frame_rate, read_frames
@@ -18,6 +18,7 @@ from siammae.frames.writing import VideoWriter, encode_image, write_animation, w
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "PICTURE_SUFFIXES",
     "Backend",
     "FrameReader",
     "FrameSource",
@@ -31,6 +32,7 @@ __all__ = [
     "encode_image",
     "find_flow",
     "frame_rate",
+    "open_image",
     "open_page",
     "open_reader",
     "paste_piece",

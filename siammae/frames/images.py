@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -115,20 +117,36 @@ def _page_numbers(path: Path) -> Sequence[int]:
     """Return the pages that are frames; of a file that does not open the first, whose decoding will say why."""
     if path.suffix.lower() not in _WITH_PAGES:
         return (0,)
-    try:
-        image = _open(path)
-    except Exception:  # as in _explained
-        return (0,)
-    with image, _explained(str(path), 0):
+    with ExitStack() as opened, _explained(str(path), 0):
+        try:
+            image = opened.enter_context(open_image(path))
+        except Exception:  # as in _explained
+            return (0,)
         count = int(getattr(image, "n_frames", 1))
         if image.format == "TIFF" and count > 1:
             return [number for number in range(count) if not _is_extra(image, number)] or (0,)
         return range(1 if image.format == "PNG" and image.info.get("default_image") else 0, count)
 
 
-def _open(path: Path) -> Image.Image:
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image file undecoded, for the time of the block.
+
+    Raises:
+        VideoReadError: it is a pipe or the like; and whatever Pillow raises.
+    """
     require_regular(path)
-    return Image.open(path)
+    with _Bounded(io.FileIO(path)) as file, Image.open(file) as image:
+        yield image
+
+
+class _Bounded(io.BufferedReader):
+    """A file that hands out no more than it has: others take memory for whatever length a picture claims."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
 
 
 def _is_extra(image: Image.Image, number: int) -> bool:
@@ -143,7 +161,7 @@ def page_rate(pages: Sequence[Page]) -> float:
     if len(pages) < 2:
         return 0.0
     path, first = pages[0]
-    with _explained(str(path), 0), _open(path) as image:
+    with _explained(str(path), 0), open_image(path) as image:
         check_area(image.size[::-1], str(path))
         image.seek(first)
         image.load()  # WebP says it with the picture
@@ -154,20 +172,17 @@ def page_rate(pages: Sequence[Page]) -> float:
 def read_pages(pages: Sequence[Page], picks: Iterable[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Yield the picked frames with their numbers, which must rise; a file stays open while its pages are read."""
     for path, numbers in groupby(picks, key=lambda index: pages[index].path):
-        image: Image.Image | None = None
-        try:
+        with ExitStack() as opened:
+            image: Image.Image | None = None
             for index in numbers:
                 with _explained(str(path), index):
-                    image = image or _open(path)
+                    image = image or opened.enter_context(open_image(path))
                     image.seek(pages[index].number)
                     frame = _decode(image, str(path), index)
                 yield index, frame
-        finally:
-            if image is not None:
-                image.close()
 
 
-def decode_image(source: Path | BinaryIO, name: str, index: int) -> NDArray[np.uint8]:
+def decode_image(source: BinaryIO, name: str, index: int) -> NDArray[np.uint8]:
     """Decode a JPEG, PNG or other image upright, its first page; ``name`` and ``index`` say in messages what it is."""
     with _explained(name, index), Image.open(source) as image:
         return _decode(image, name, index)
@@ -179,7 +194,7 @@ def open_page(path: Path) -> Image.Image:
     Raises:
         VideoReadError: it does not decode, is too large, or has several pages.
     """
-    with _explained(str(path), 0), _open(path) as image:
+    with _explained(str(path), 0), open_image(path) as image:
         check_area(image.size[::-1], str(path))
         if len(pages := _page_numbers(path)) > 1:
             raise VideoReadError(f"{path} has {len(pages)} pages: it must have one. Save the one that is meant.")

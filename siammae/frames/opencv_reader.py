@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-_OTHER = 'Use the reader "pyav" (pip install "siammae[pyav]").'
+_OTHER = 'Use the reader "pyav".'
 _FAILURE = re.compile(r"swscaler.*(cannot|unsupported|invalid|not supported|failed)", re.IGNORECASE)
 _COVERS = ("jpeg", "MJPG", "png ", "MPNG", "GIF ", "BMP ", "WEBP")
 _ear_in_use = threading.Lock()

@@ -1,4 +1,4 @@
-"""Frames through PyAV (extra ``pyav``): the only module that imports it."""
+"""Frames through PyAV: the only module that imports it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def load() -> Any:  # noqa: ANN401 -- a module
     try:
         import av
     except ImportError as error:
-        raise ImportError('the reader "pyav" needs PyAV: pip install "siammae[pyav]".') from error
+        raise ImportError('the reader "pyav" needs PyAV, which comes with siammae: pip install av.') from error
     return av
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -15,6 +14,7 @@ from siammae.frames.files import PathLike, VideoEndError, require_regular
 from siammae.frames.images import PICTURE_SUFFIXES, list_pages, page_rate, read_pages
 
 Backend: TypeAlias = Literal["auto", "opencv", "pyav", "torchcodec"]
+DEFAULT_READER: Backend = "pyav"
 
 
 class FrameReader(Protocol):
@@ -54,9 +54,10 @@ def open_reader(path: PathLike, backend: Backend = "auto", *, threads: int | Non
     frame asked for; PyAV seeks where the file's timestamps prove where it landed; torchcodec scans the file for its
     index first.
 
-    ``"auto"`` is PyAV where it is installed, and else OpenCV: PyAV decodes all that OpenCV's wheels do and AV1, knows
-    an interlaced frame, a colour matrix, a cover picture and a mirrored display matrix for what they are, and raises
-    where a conversion fails.
+    ``"auto"`` is PyAV: it decodes all that OpenCV's wheels do and AV1, knows an interlaced frame, a colour matrix, a
+    cover picture, a mirrored display matrix and a change of size for what they are, and raises where a conversion
+    fails. OpenCV squeezes a size that changes in mid-stream into the first one, sees no display matrix that mirrors
+    outside MP4 and MOV, and shows HDR in other colours, with a warning.
 
     Args:
         path: a video file, or an image, which is a video of its pages.
@@ -77,7 +78,7 @@ def open_reader(path: PathLike, backend: Backend = "auto", *, threads: int | Non
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return _ImageReader(path)
     if backend == "auto":
-        backend = _best_installed()
+        backend = DEFAULT_READER
     if backend == "pyav":
         from siammae.frames.pyav_reader import PyAVReader
 
@@ -93,23 +94,13 @@ def open_reader(path: PathLike, backend: Backend = "auto", *, threads: int | Non
     return OpenCVReader(path, threads)
 
 
-@lru_cache(maxsize=1)
-def _best_installed() -> Backend:
-    """Return PyAV if it loads, else OpenCV."""
-    try:
-        require_reader("pyav")
-    except ImportError:
-        return "opencv"
-    return "pyav"
-
-
 def require_reader(backend: Backend) -> None:
     """Check that a backend can be used, before anything is opened.
 
     Raises:
         ImportError: it is not installed, or cannot load; the message says what to install.
     """
-    if backend == "pyav":
+    if (DEFAULT_READER if backend == "auto" else backend) == "pyav":
         from siammae.frames import pyav_reader
 
         pyav_reader.load()

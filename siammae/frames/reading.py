@@ -46,8 +46,8 @@ def read_frames(
         start: first frame, from 0. Files are decoded from their beginning where seeking is not exact.
         stop: frame to stop before; None reads to the end.
         step: distance of the frames returned, at least 1.
-        reader: decodes video files: ``"opencv"``, ``"pyav"`` or ``"torchcodec"`` (extras of these names); ``"auto"``
-            is PyAV where it is installed, and else OpenCV.
+        reader: decodes video files: ``"pyav"``, which ``"auto"`` is; ``"opencv"``, whose limits
+            :func:`siammae.frames.open_reader` tells; or ``"torchcodec"`` (extra of this name).
         leave_out: files that are no frames even where they lie in the folder, such as the first mask.
 
     Returns:
@@ -56,7 +56,7 @@ def read_frames(
 
     Raises:
         ValueError: an option, a layout, a dtype or a value range is wrong, there are no frames, ``start`` lies past
-            the end, the frame size changes (OpenCV does not tell), or there is no such reader.
+            the end, the frame size changes (OpenCV squeezes it in silence), or there is no such reader.
         TypeError: ``video`` is none of the above.
         FileNotFoundError: there is nothing at the path.
         VideoReadError: a file does not decode or breaks off, or the reader would not read it rightly, ``frame_index``

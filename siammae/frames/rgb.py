@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -12,12 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from siammae.config.bounds import bound
 from siammae.errors import VideoReadError
 
 FrameSource: TypeAlias = NDArray[np.uint8] | Tensor | Image.Image
-
-MAX_PIXELS = "SIAMMAE_MAX_PIXELS"
-_MAX_PIXELS = 2**26  # of a file's frame: 8192 x 8192, or a phone's 64 megapixels; decoding takes up to 14 bytes a pixel
 
 
 def to_rgb(frame: FrameSource, *, index: int = 0) -> NDArray[np.uint8]:
@@ -169,14 +166,10 @@ def check_area(size: tuple[int, int], name: str) -> None:
         VideoReadError: it has more pixels than ``SIAMMAE_MAX_PIXELS``, by default 67,108,864.
         ValueError: that variable is no number.
     """
-    text = os.environ.get(MAX_PIXELS, "")
-    if text and not (text.isascii() and text.isdigit()):
-        raise ValueError(f"{MAX_PIXELS} is {text!r}: it must be a number of pixels.")
-    most = int(text) if text else _MAX_PIXELS
-    if size[0] * size[1] > most:
+    if size[0] * size[1] > (most := bound("SIAMMAE_MAX_PIXELS")):
         raise VideoReadError(
             f"{name} has {size[1]} x {size[0]} pixels: at most {most:,} are read, as larger frames take gigabytes of "
-            f"memory. Make it smaller, or set {MAX_PIXELS}."
+            f"memory. Make it smaller, or set SIAMMAE_MAX_PIXELS."
         )
 
 

@@ -63,6 +63,37 @@ def are_there(keypoints: NDArray[np.floating]) -> NDArray[np.bool_]:
     return np.asarray(spoken_for(keypoints) & ~(keypoints == NOWHERE).all(axis=1))
 
 
+def check_keypoints(keypoints: NDArray[np.floating], size: Size, count: int | None) -> NDArray[np.floating]:
+    """Return keypoints ``(N, 2)`` that fit a frame.
+
+    Args:
+        keypoints: to be checked.
+        size: of the frame, ``(H, W)``.
+        count: how many are followed; None = these are the first.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    if keypoints.ndim != 2 or keypoints.shape[1] != 2 or not len(keypoints) or keypoints.dtype.kind not in "fiu":
+        raise ValueError(
+            f"keypoints are {keypoints.shape} {keypoints.dtype}: they must be (N, 2) numbers, x and y in pixels."
+        )
+    if count not in (None, len(keypoints)):
+        raise ValueError(f"{len(keypoints)} keypoints, but {count} are followed. NaN rows are followed on.")
+    limits = (size[1] - 0.5, size[0] - 0.5)
+    unsaid, nowhere = np.isnan(keypoints).all(axis=1), (keypoints == NOWHERE).all(axis=1)
+    inside = ((keypoints >= -0.5) & (keypoints <= limits)).all(axis=1)
+    if (bad := np.flatnonzero(~(inside | unsaid | nowhere))).size:
+        x, y = keypoints[bad[0]]
+        raise ValueError(
+            f"keypoint {bad[0]} is ({x}, {y}): it must lie inside the frame, x in [-0.5, {limits[0]}] and y in "
+            f"[-0.5, {limits[1]}], or be NaN, NaN (nothing is said of it) or -1, -1 (it is not there)."
+        )
+    if count is None and not inside.any():
+        raise ValueError("the first keypoints are all NaN or -1: at least one must have a place in the frame.")
+    return keypoints
+
+
 class KeypointPropagator(StreamPropagator):
     """Carries keypoints through a stream, one frame a call, in memory that does not grow.
 
@@ -127,7 +158,7 @@ class KeypointPropagator(StreamPropagator):
             if first:
                 raise RuntimeError("no keypoints yet: give them on the first frame, step(frame, keypoints=...).")
             return None
-        given = self._check(np.asarray(keypoints), size, first)
+        given = check_keypoints(np.asarray(keypoints), size, None if first else self._count)
         return given if spoken_for(given).any() else None
 
     def _advance(self, frame: EncodedFrame, given: NDArray[np.floating] | None) -> SoftKeypoints:
@@ -159,26 +190,6 @@ class KeypointPropagator(StreamPropagator):
             return past._replace(labels=labels)
 
         self._stream.queue.change(revised)
-
-    def _check(self, keypoints: NDArray[np.floating], size: Size, first: bool) -> NDArray[np.floating]:
-        if keypoints.ndim != 2 or keypoints.shape[1] != 2 or not len(keypoints) or keypoints.dtype.kind not in "fiu":
-            raise ValueError(
-                f"keypoints are {keypoints.shape} {keypoints.dtype}: they must be (N, 2) numbers, x and y in pixels."
-            )
-        if not first and len(keypoints) != self._count:
-            raise ValueError(f"{len(keypoints)} keypoints, but {self._count} are followed. NaN rows are followed on.")
-        limits = (size[1] - 0.5, size[0] - 0.5)
-        unsaid, nowhere = np.isnan(keypoints).all(axis=1), (keypoints == NOWHERE).all(axis=1)
-        inside = ((keypoints >= -0.5) & (keypoints <= limits)).all(axis=1)
-        if (bad := np.flatnonzero(~(inside | unsaid | nowhere))).size:
-            x, y = keypoints[bad[0]]
-            raise ValueError(
-                f"keypoint {bad[0]} is ({x}, {y}): it must lie inside the frame, x in [-0.5, {limits[0]}] and y in "
-                f"[-0.5, {limits[1]}], or be NaN, NaN (nothing is said of it) or -1, -1 (it is not there)."
-            )
-        if first and not inside.any():
-            raise ValueError("the first keypoints are all NaN or -1: at least one must have a place in the frame.")
-        return keypoints
 
     def _correct(self, maps: Tensor | None, given: NDArray[np.floating], size: Size, grid: Size) -> Tensor:
         config, there = self._stream.config, are_there(given)

@@ -133,8 +133,8 @@ def test_guards_refuse_files_and_values_that_lie(tmp_path, monkeypatch):
     path.write_bytes(b"\xff\xff")
     with pytest.raises(ValueError, match="is no text in UTF-8"):
         guards.read_json(path)
-    monkeypatch.setattr(guards, "MAX_BYTES", 1)
-    with pytest.raises(ValueError, match="at most 0 are read"):
+    monkeypatch.setenv("SIAMMAE_MAX_LABEL_BYTES", "1")
+    with pytest.raises(ValueError, match="has 2 bytes: at most 1 are read"):
         guards.read_json(path)
     with pytest.raises(ValueError, match="f: x is 'inf': it must be a finite number"):
         guards.finite(float("inf"), "x", "f")

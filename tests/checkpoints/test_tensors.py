@@ -119,7 +119,8 @@ def test_many_and_long_names_are_cut_in_messages(checkpoint):
 def test_a_header_that_would_be_huge_is_refused_unread(checkpoint, size):
     (checkpoint / "model.safetensors").write_bytes(size.to_bytes(8, "little") + b"{" * 1000)
     with pytest.raises(
-        CheckpointError, match=r"its header would be [\d,]+ MiB, and at most 16 are read\. Get it again"
+        CheckpointError,
+        match=r"its header would be [\d,]+ bytes, and SIAMMAE_MAX_HEADER_BYTES, 16,777,216, are read\. Get it again",
     ):
         SiamMAE.from_pretrained(checkpoint)
 

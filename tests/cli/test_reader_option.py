@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from siammae.cli import main
-from siammae.frames import opencv_reader, readers
+from siammae.frames import pyav_reader
 from siammae.frames.readers import open_reader
 from tests.videos import cover, encode, numbered
 
@@ -44,14 +44,5 @@ def test_every_command_refuses_a_cover_picture_in_one_line(tmp_path, capsys, nam
     assert len(error.splitlines()) <= 2  # a bar may come before it
 
 
-def test_auto_is_pyav_where_it_loads_and_else_opencv(tmp_path, monkeypatch):
-    path = encode(tmp_path / "clip.mp4", numbered(3))
-
-    def missing(_):
-        raise ImportError
-
-    assert type(open_reader(path)).__name__ == "PyAVReader"
-    monkeypatch.setattr(readers, "require_reader", missing)
-    readers._best_installed.cache_clear()
-    assert isinstance(open_reader(path), opencv_reader.OpenCVReader)
-    readers._best_installed.cache_clear()
+def test_auto_is_pyav(tmp_path):
+    assert isinstance(open_reader(encode(tmp_path / "clip.mp4", numbered(3))), pyav_reader.PyAVReader)

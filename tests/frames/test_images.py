@@ -164,7 +164,7 @@ def test_check_area_allows_64_megapixels_unless_the_variable_says_otherwise(monk
     monkeypatch.setenv("SIAMMAE_MAX_PIXELS", "200000000")
     check_area((13300, 13300), "a")
     monkeypatch.setenv("SIAMMAE_MAX_PIXELS", "1e9")
-    with pytest.raises(ValueError, match="SIAMMAE_MAX_PIXELS is '1e9': it must be a number of pixels"):
+    with pytest.raises(ValueError, match="SIAMMAE_MAX_PIXELS is '1e9': it must be a whole number"):
         check_area((1, 1), "a")
 
 

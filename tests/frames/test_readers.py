@@ -1,4 +1,5 @@
 import builtins
+import re
 import struct
 
 import numpy as np
@@ -30,7 +31,7 @@ def usable(backend):
     return ()
 
 
-# PyAV comes with the extra "test". torchcodec looks for FFmpeg libraries on the machine, which CI need not have.
+# torchcodec looks for FFmpeg libraries on the machine, which CI need not have.
 BACKENDS = ["opencv", "pyav", pytest.param("torchcodec", marks=usable("torchcodec"))]
 KINDS = {
     "b-frames.mp4": {"options": {"g": "12", "bf": "3"}},
@@ -182,8 +183,11 @@ def test_open_reader_of_nothing_or_by_nobody_is_refused(tmp_path):
         open_reader(path, "vlc")
 
 
-@pytest.mark.parametrize(("backend", "package"), [("pyav", "av"), ("torchcodec", "torchcodec")])
-def test_reader_whose_extra_is_missing_names_it(tmp_path, monkeypatch, backend, package):
+@pytest.mark.parametrize(
+    ("backend", "package", "install"),
+    [("auto", "av", "av"), ("pyav", "av", "av"), ("torchcodec", "torchcodec", '"siammae[torchcodec]"')],
+)
+def test_reader_whose_package_is_missing_names_it(tmp_path, monkeypatch, backend, package, install):
     path, real = write_video(tmp_path / "a.avi", numbered(2)), builtins.__import__
 
     def without(name, *args, **kwargs):
@@ -193,7 +197,7 @@ def test_reader_whose_extra_is_missing_names_it(tmp_path, monkeypatch, backend, 
 
     monkeypatch.setattr(builtins, "__import__", without)
     for use in (require_reader, lambda backend: open_reader(path, backend)):
-        with pytest.raises(ImportError, match=rf'needs .*: pip install "siammae\[{backend}\]"'):
+        with pytest.raises(ImportError, match=rf"needs .*: pip install {re.escape(install)}\."):
             use(backend)
     require_reader("opencv")
 

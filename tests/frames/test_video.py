@@ -25,8 +25,8 @@ def noise(*shape):
 
 @pytest.fixture(params=["opencv", "pyav"], autouse=True)
 def reader(request, monkeypatch):
-    """Every test by both readers that "auto" may be."""
-    monkeypatch.setattr(readers, "_best_installed", lambda: request.param)
+    """Every test by both readers that are always there."""
+    monkeypatch.setattr(readers, "DEFAULT_READER", request.param)
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ import numpy as np
 
 from siammae.annotations.formats.deeplabcut import Layout, read_layout, write_layout
 from siammae.annotations.formats.format import Feature, Format, Opening
-from siammae.annotations.formats.guards import MAX_BYTES, check_bytes, whole_number
+from siammae.annotations.formats.guards import check_bytes, whole_number
 from siammae.annotations.model import Annotations, FrameLabels, Visibility
+from siammae.config.bounds import bound
 
 _KEY = "df_with_missing"
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_UNPACKED = 4 * MAX_BYTES
 _CALLS = frozenset(
     {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD", "EXT1", "EXT2", "EXT4"}
     | {"PERSID", "BINPERSID"}
@@ -74,8 +74,10 @@ def _check(path: Path, h5py: Any) -> None:  # noqa: ANN401 -- a module
             file.visititems(look)
     except (OSError, RuntimeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no HDF5: {str(error).splitlines()[0]}.") from None
-    if unpacked > _UNPACKED:
-        raise ValueError(f"{path} unpacks to {unpacked / 1e6:.0f} MB: at most {_UNPACKED / 1e6:.0f} are read.")
+    if unpacked > (most := 4 * bound("SIAMMAE_MAX_LABEL_BYTES")):
+        raise ValueError(
+            f"{path} unpacks to {unpacked:,} bytes: at most {most:,} are read. SIAMMAE_MAX_LABEL_BYTES allows more."
+        )
 
 
 def _runs_code(text: bytes) -> bool:

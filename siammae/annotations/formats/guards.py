@@ -9,9 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-MAX_BYTES = 200_000_000  # of a file that is read as a whole
-MAX_SIDE = 32_768
-MAX_PIXELS = 2**28
+from siammae.config.bounds import bound
+
 MAX_OBJECT_ID = 2**31 - 1
 
 
@@ -32,10 +31,12 @@ def check_bytes(path: Path) -> None:
     """Refuse a file that would have to be held in memory and is too large for that.
 
     Raises:
-        ValueError: it is larger than ``MAX_BYTES``.
+        ValueError: it is larger than ``SIAMMAE_MAX_LABEL_BYTES``.
     """
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise ValueError(f"{path} has {size / 1e6:.0f} MB: at most {MAX_BYTES / 1e6:.0f} are read. Split it by video.")
+    if (size := path.stat().st_size) > (most := bound("SIAMMAE_MAX_LABEL_BYTES")):
+        raise ValueError(
+            f"{path} has {size:,} bytes: at most {most:,} are read. Split it by video, or set SIAMMAE_MAX_LABEL_BYTES."
+        )
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 -- any JSON value
@@ -80,13 +81,15 @@ def check_size(height: object, width: object, place: object) -> tuple[int, int]:
     """
     sides = []
     for side in (height, width):
-        if not isinstance(side, int | float) or isinstance(side, bool) or side != side or int(side) != side:
+        if not isinstance(side, int | float) or isinstance(side, bool) or side % 1 != 0:  # so of infinity and NaN
             raise ValueError(f"{place} has the frame size {height!r} x {width!r}: both must be whole numbers.")
         sides.append(int(side))
-    if min(sides) < 1 or max(sides) > MAX_SIDE or sides[0] * sides[1] > MAX_PIXELS:
+    longest, most = bound("SIAMMAE_MAX_SIDE"), bound("SIAMMAE_MAX_PIXELS")
+    if min(sides) < 1 or max(sides) > longest or sides[0] * sides[1] > most:
+        size = " x ".join(str(side)[:20] for side in sides)
         raise ValueError(
-            f"{place} has the frame size {sides[0]} x {sides[1]}: sides go from 1 to {MAX_SIDE}, and a frame has at "
-            f"most {MAX_PIXELS} pixels."
+            f"{place} has the frame size {size}: sides go from 1 to {longest}, and a frame has at most {most:,} "
+            "pixels. SIAMMAE_MAX_SIDE and SIAMMAE_MAX_PIXELS allow more."
         )
     return sides[0], sides[1]
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from siammae.annotations.formats.guards import finite
 from siammae.annotations.formats.rle import coco_tools, decode
+from siammae.config.bounds import bound
 
-_MAX_CORNERS = 1_000_000  # pycocotools keeps each step of the outline, at five times the resolution
 _FAR = 4  # a corner may lie outside the frame, but not further than this many times its longer side
 
 
@@ -26,8 +26,9 @@ def fill_polygons(polygons: Sequence[Sequence[object]], size: tuple[int, int], p
     for polygon in polygons:
         if not isinstance(polygon, list | tuple) or len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"{place}: a polygon must be a list x, y, x, y and so on with three corners or more.")
-        if len(polygon) > 2 * _MAX_CORNERS:
-            raise ValueError(f"{place}: a polygon has {len(polygon) // 2} corners: at most {_MAX_CORNERS} are read.")
+        if len(polygon) > 2 * (most := bound("SIAMMAE_MAX_CORNERS")):  # pycocotools keeps all steps of the outline
+            much = f"{len(polygon) // 2:,} corners: at most {most:,} are read"
+            raise ValueError(f"{place}: a polygon has {much}. SIAMMAE_MAX_CORNERS allows more.")
         corners = [finite(value, "a corner", place) for value in polygon]
         if max(map(abs, corners)) > _FAR * max(size):
             raise ValueError(f"{place}: a polygon lies far outside the frame of {size} (height, width).")

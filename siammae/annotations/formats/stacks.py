@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from siammae.annotations.formats.format import Format, Opening
 from siammae.annotations.formats.guards import check_size, same_size
 from siammae.annotations.model import Annotations, FrameLabels
+from siammae.errors import one_line
+from siammae.frames import open_image
 
 
 def _labels(index: int, ids: NDArray[np.integer], place: Path) -> FrameLabels:
@@ -35,8 +37,8 @@ def _load(path: Path) -> NDArray[Any]:
     """Map the file into memory: what its header claims is checked against its length, and no pickle is read."""
     try:
         stack = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
-        raise ValueError(f"{path} is no NPY of numbers: {str(error).splitlines()[0]}.") from None
+    except Exception as error:  # for a damaged header NumPy raises nearly any kind, TokenError among them
+        raise ValueError(f"{path} is no NPY of numbers: {one_line(error)}.") from None
     if stack.ndim == 2:
         stack = stack[None]
     if stack.ndim != 3 or stack.dtype.kind not in "iub" or not len(stack):
@@ -60,14 +62,16 @@ def _recognise_tiff(path: Path) -> bool:
 
 
 def _pages(path: Path, size: tuple[int, int]) -> Iterator[FrameLabels]:
-    with Image.open(path) as image:
+    with open_image(path) as image:
         for index in range(getattr(image, "n_frames", 1)):
-            image.seek(index)
-            _check_page(image, size, path)
             try:
+                image.seek(index)
+                _check_page(image, size, path)
                 ids = np.asarray(image).astype(np.int64)
-            except (OSError, ValueError, SyntaxError) as error:
-                raise ValueError(f"{path}, page {index} does not decode: {error}.") from None
+            except (ValueError, MemoryError):
+                raise
+            except Exception as error:  # for a damaged file Pillow raises nearly any kind
+                raise ValueError(f"{path}, page {index} does not decode: {one_line(error)}.") from None
             yield _labels(index, ids, path)
 
 
@@ -80,10 +84,12 @@ def _check_page(image: Image.Image, size: tuple[int, int] | None, path: Path) ->
 
 def _read_tiff(path: Path, opening: Opening) -> Annotations:
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             size, pages = _check_page(image, opening.size, path), getattr(image, "n_frames", 1)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no TIFF: {error}.") from None
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is no TIFF: {one_line(error)}.") from None
     return Annotations(partial(_pages, path, size), size=size, frame_count=pages)
 
 

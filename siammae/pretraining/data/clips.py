@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 from siammae.errors import printable
 from siammae.frames import IMAGE_SUFFIXES, VideoEndError
 
+PAGES = "@pages"  # ends the name of a clip that is all pages of an image
+
 
 class Skipped(NamedTuple):
     """A clip that could not be read."""
@@ -30,7 +32,8 @@ class Clip:
     """What one sample is drawn from.
 
     Attributes:
-        name: unique in its source, and the same wherever the source lies; a part of a file is ``a.mp4@1.5-3``.
+        name: unique in its source, and the same wherever the source lies; a part of a file is ``a.mp4@1.5-3``, the
+            pages of an image are ``a.tif@pages``.
         path: the file.
         kind: what the file is.
         start: where the clip begins in a video, in seconds; None = with the file.

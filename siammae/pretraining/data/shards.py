@@ -7,7 +7,6 @@ places follow; ``index.json`` beside the tars holds each clip's place.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from siammae.config.bounds import bound
 from siammae.errors import DatasetError, VideoReadError
 from siammae.frames import VideoEndError, decode_image
 from siammae.pretraining.data.clips import Clip
@@ -28,8 +28,6 @@ from siammae.pretraining.data.clips import Clip
 INDEX_FILE, PROGRESS_FILE = "index.json", "progress.json"
 LAYOUT = "siammae shards 1"
 _BLOCK = tarfile.BLOCKSIZE
-# JSON takes up to 25 times its length in memory: two million frames in a clip, four million clips in a folder.
-_MOST_DESCRIPTION, _MOST_INDEX = 2**24, 2**28
 _MOST_FRAMES = 2**40  # sums and draws of frame numbers stay within 64 bits
 
 
@@ -39,18 +37,20 @@ def find_index(folder: Path) -> Path | None:
     Raises:
         DatasetError: the shards were not finished, or are tars of another kind.
     """
-    path = folder / INDEX_FILE
+    path, unreadable = folder / INDEX_FILE, ""
     if path.is_file():
-        with contextlib.suppress(DatasetError):  # another program's
+        try:
             if load_index(path).get("layout") == LAYOUT:
                 return path
+        except DatasetError as error:  # it may be another program's
+            unreadable = f" ({error})"
     if (folder / PROGRESS_FILE).is_file():
         raise DatasetError(f"the shards in {folder} are unfinished: run siammae shard again, it goes on.")
     tars = sorted(folder.glob("*.tar"))
     if tars:
         raise DatasetError(
-            f"{folder} holds {tars[0].name} but no {INDEX_FILE} of siammae's shards: make them with siammae shard, or "
-            "restore that file."
+            f"{folder} holds {tars[0].name} but no {INDEX_FILE} of siammae's shards{unreadable}: make them with "
+            "siammae shard, or restore that file."
         )
     return None
 
@@ -59,10 +59,10 @@ def load_index(path: Path) -> dict[str, Any]:
     """Parse an index, or what is there of an unfinished one.
 
     Raises:
-        DatasetError: it is damaged, or longer than 256 MiB.
+        DatasetError: it is damaged, or too long.
     """
     try:
-        _whole_number("its size in bytes", path.stat().st_size, _MOST_INDEX)
+        _bounded("its size in bytes", path.stat().st_size, "SIAMMAE_MAX_INDEX_BYTES")
         return dict(_parsed(path.read_bytes()))
     except (ValueError, TypeError) as error:
         raise DatasetError(
@@ -152,7 +152,8 @@ def _read_description(file: BinaryIO, path: Path, offset: int) -> tuple[_Descrip
     file.seek(offset)
     try:
         header = tarfile.TarInfo.frombuf(file.read(_BLOCK), "utf-8", "surrogateescape")
-        size = _whole_number("the size of the description", _member_size(header, offset, end), _MOST_DESCRIPTION)
+        size = _member_size(header, offset, end)
+        _bounded("the size of the description", size, "SIAMMAE_MAX_DESCRIPTION_BYTES")
         content = _parsed(file.read(size))
         if content["layout"] == LAYOUT:
             place = offset + member_bytes(size)
@@ -192,6 +193,11 @@ def _whole_number(what: str, value: Any, most: int) -> int:  # noqa: ANN401 -- a
     if type(value) is not int or not 0 <= value <= most:
         raise ValueError(f"{what} is {str(value)[:40]}: it must be a whole number from 0 to {most}")
     return value
+
+
+def _bounded(what: str, value: int, name: str) -> None:
+    if value > (most := bound(name)):
+        raise ValueError(f"{what} is {value:,}: at most {most:,} are read; {name} allows more")
 
 
 def _text(what: str, value: Any) -> str:  # noqa: ANN401 -- any JSON

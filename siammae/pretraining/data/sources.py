@@ -9,8 +9,8 @@ from pathlib import Path
 
 from siammae.annotations.tables import list_lines, table_rows
 from siammae.config import PretrainConfig
-from siammae.frames import IMAGE_SUFFIXES, PathLike, require_reader
-from siammae.pretraining.data.clips import Clip
+from siammae.frames import IMAGE_SUFFIXES, PICTURE_SUFFIXES, PathLike, count_frames, require_reader
+from siammae.pretraining.data.clips import PAGES, Clip
 from siammae.pretraining.data.shards import INDEX_FILE, find_index, read_index, scan_shard
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv")
@@ -23,13 +23,14 @@ def find_clips(source: PathLike) -> list[Clip]:
 
     Args:
         source: a folder, searched with all its subfolders for videos, or where there are none for images, each a clip
-            of one frame (hidden files are left out, and images beside videos, which may be their masks: a list takes
-            both); a folder of shards written by ``siammae shard``, or one of its ``.tar`` files; a ``.txt`` file with
-            one path a line; a ``.csv`` file with the header ``path,start,stop``, the times in seconds and empty where
-            a clip begins or ends with its file; or one video or image. The paths of a list or a table are relative to
-            it and inside its folder, by their text: ``..`` may not lead out of it. Links to files are followed
-            wherever they lead, in a folder and in a list, and the clip is named after the link; linked folders are
-            not searched. Names of any bytes will do; FIFOs and devices are no clips.
+            of one frame, or of its pages where a GIF, TIFF, WebP or PNG has several: ``a.tif@pages`` (hidden files are
+            left out, and images beside videos, which may be their masks: a list takes both); a folder of shards written
+            by ``siammae shard``, or one of its ``.tar`` files; a ``.txt`` file with one path a line; a ``.csv`` file
+            with the header ``path,start,stop``, the times in seconds and empty where a clip begins or ends with its
+            file; or one video or image. The paths of a list or a table are relative to it and inside its folder, by
+            their text: ``..`` may not lead out of it. Links to files are followed wherever they lead, in a folder and
+            in a list, and the clip is named after the link; linked folders are not searched. Names of any bytes will
+            do; FIFOs and devices are no clips.
 
     Returns:
         Clips in sorted order (folder), or as listed. Their names differ, and stay when the whole source is moved.
@@ -55,7 +56,7 @@ def find_clips(source: PathLike) -> list[Clip]:
     else:
         clips = [_clip(root.name, root)]
     if not clips:
-        known = f"{', '.join(VIDEO_SUFFIXES)}, images {', '.join(sorted(IMAGE_SUFFIXES))}"
+        known = f"{', '.join(VIDEO_SUFFIXES)}, images {', '.join(sorted(PICTURE_SUFFIXES))}"
         raise ValueError(f"{root} holds no video: known are {known}, and shards with {INDEX_FILE}.")
     return clips
 
@@ -82,12 +83,21 @@ def check_clips(clips: Sequence[Clip], config: PretrainConfig) -> None:
 
 def _clip(name: str, path: Path, start: float | None = None, stop: float | None = None) -> Clip:
     image = path.suffix.lower() in IMAGE_SUFFIXES
+    if image and _has_pages(path):
+        name, image = f"{name}{PAGES}", False
     return Clip(name, path, kind="image" if image else "video", start=start, stop=stop)
+
+
+def _has_pages(path: Path) -> bool:
+    try:
+        return (count_frames(path) or 0) > 1
+    except (OSError, ValueError):  # reading it will say what is wrong
+        return False
 
 
 def _search(root: Path) -> list[Clip]:
     files = sorted(path for path in root.rglob("*") if path.name[0] != "." and path.is_file())
-    for suffixes in (VIDEO_SUFFIXES, IMAGE_SUFFIXES):
+    for suffixes in (VIDEO_SUFFIXES, PICTURE_SUFFIXES):
         if found := [path for path in files if path.suffix.lower() in suffixes]:
             return [_clip(path.relative_to(root).as_posix(), path) for path in found]
     return []

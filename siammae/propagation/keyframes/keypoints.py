@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
 from siammae.propagation.affinity import Kernels
-from siammae.propagation.context import EncodedFrame
+from siammae.propagation.context import EncodedFrame, Size
 from siammae.propagation.keyframes.both_ways import Between, Frames, Said, follow_both_ways
 from siammae.propagation.keypoint_propagator import (
     FrameKeypoints,
     KeypointPropagator,
     SoftKeypoints,
     are_there,
+    check_keypoints,
     spoken_for,
 )
 
@@ -33,6 +34,10 @@ class _Keypoints:
     extractor: FeatureExtractor
     config: PropagationConfig | None
     kernels: Kernels
+
+    def check(self, number: int, size: Size) -> None:
+        first = min(self.given)
+        check_keypoints(self.given[number], size, None if number == first else len(self.given[first]))
 
     def propagator(self) -> KeypointPropagator:
         return KeypointPropagator(self.extractor, self.config, kernels=self.kernels)
@@ -67,13 +72,18 @@ class _Keypoints:
 
 
 def _fuse(between: Between[SoftKeypoints], forward: torch.Tensor, backward: torch.Tensor) -> torch.Tensor:
-    """Mix the maps ``(N, h, w)`` of both passes, each by its weights; nowhere where they are less than a half."""
+    """Mix the maps ``(N, h, w)`` of both passes, each by its weights; nowhere where they are less than a half.
+
+    A keypoint's confidence does not say whether it is there: between a frame with it and one without, distance decides.
+    """
     sure = [
         replace(between.given, scores=maps, given=None).places().confidence.tolist() for maps in (forward, backward)
     ]
     maps = []
     for row, (ahead, back) in enumerate(zip(*sure, strict=True)):
-        before, after = between.weights(row, ahead, back)
+        ends = (between.before.get(row), between.after.get(row))
+        leaves = any(end is not None and not end.there for end in ends)
+        before, after = between.weights(row, 0.5, 0.5) if leaves else between.weights(row, ahead, back)
         there = before + after
         maps.append((before * forward[row] + after * backward[row]) * (there >= 0.5) / max(there, 0.5))
     return torch.stack(maps)

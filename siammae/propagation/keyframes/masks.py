@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siammae.annotations.masks import MaskSource, mask_ids
+from siammae.annotations.masks import MaskSource, check_frame_size, mask_ids, read_mask
 from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
 from siammae.propagation.affinity import Kernels
-from siammae.propagation.context import EncodedFrame
+from siammae.propagation.context import EncodedFrame, Size
 from siammae.propagation.keyframes.both_ways import Between, Frames, Said, follow_both_ways
 from siammae.propagation.labels import FrameMasks, confidence
 from siammae.propagation.propagator import Propagator
@@ -29,6 +29,11 @@ class _Masks:
     extractor: FeatureExtractor
     config: PropagationConfig | None
     kernels: Kernels
+
+    def check(self, number: int, size: Size) -> None:
+        mask = self.given[number]
+        stack = getattr(mask, "ndim", 2) == 3
+        check_frame_size(read_mask(mask, object_ids=self.object_ids if stack else None), size, name="mask")
 
     def propagator(self) -> Propagator:
         return Propagator(self.extractor, self.config, kernels=self.kernels)

@@ -137,6 +137,6 @@ def test_deeplabcut_h5_that_lies_is_refused(tmp_path, monkeypatch):
         pd.DataFrame(values, columns=columns, index=index, dtype=float).to_hdf(path, key=KEY, mode="w")
         with pytest.raises(ValueError, match=message):
             read_annotations(path)
-    monkeypatch.setattr(deeplabcut_h5, "_UNPACKED", 10)
-    with pytest.raises(ValueError, match="unpacks to 0 MB"):
+    monkeypatch.setattr(deeplabcut_h5, "bound", lambda name: 2)
+    with pytest.raises(ValueError, match=r"unpacks to [\d,]+ bytes: at most 8 are read"):
         read_annotations(path)

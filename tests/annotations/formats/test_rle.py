@@ -55,7 +55,10 @@ def test_rle_text_of_any_kind_is_read_or_refused(text):
         ({"size": [2, 2], "counts": "oooooooo0"}, "a run that is longer than any frame"),
         ({"size": [2, 2], "counts": ""}, "an RLE has 0 pixels but the frame 4"),
         ({"size": [3, 2], "counts": "6"}, r"f is for frames of \(3, 2\) but the video has \(2, 2\)"),
-        ({"size": [10**6, 10**6], "counts": "4"}, "frame size 1000000 x 1000000: sides go from 1 to 32768"),
+        (
+            {"size": [10**6, 10**6], "counts": "4"},
+            "frame size 1000000 x 1000000: sides go from 1 to 32768",
+        ),
     ],
 )
 def test_rle_that_lies_is_refused(rle, message):
@@ -83,7 +86,7 @@ def test_polygon_covers_the_pixels_whose_edges_it_follows():
         ("polygon", "a polygon must be a list"),
         ([1, 2, 3, 4, 5, None], "a corner is 'None'"),
         ([1, 2, 3, 4, 5, 1e9], "lies far outside the frame"),
-        ([0.0] * 2_000_002, "has 1000001 corners"),
+        ([0.0] * 2_000_002, "has 1,000,001 corners"),
     ],
 )
 def test_polygon_that_lies_is_refused(polygon, message):

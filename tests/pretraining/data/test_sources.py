@@ -6,6 +6,7 @@ from siammae.errors import VideoReadError
 from siammae.frames import VideoEndError
 from siammae.pretraining.data.clips import Clip
 from siammae.pretraining.data.open_clip import OpenClip
+from siammae.pretraining.data.sharding import ShardSettings, write_shards
 from siammae.pretraining.data.sources import check_clips, find_clips
 from tests.helpers import write_video
 from tests.pretraining.runs import run_config
@@ -178,3 +179,33 @@ def test_open_clip_shrinks_its_frames_and_opens_nothing_unasked(video):
         assert next(clip.frames([0]))[1].shape == (48, 64, 3)
     with OpenClip(Clip("a", video.with_name("gone.avi"))):
         pass
+
+
+@pytest.mark.parametrize(("name", "form"), [("a.tif", "TIFF"), ("a.webp", "WEBP"), ("a.png", "PNG"), ("a.gif", "GIF")])
+def test_pages_of_an_image_are_the_frames_of_one_clip(name, form, tmp_path):
+    pages = [Image.new("RGB", (16, 16), (0, 80 * index, 0)) for index in range(3)]
+    pages[0].save(tmp_path / name, form, save_all=True, append_images=pages[1:], lossless=True)
+    pages[0].save(tmp_path / "single.png")
+    (tmp_path / "damaged.tif").write_bytes(b"II*\0no image")
+    clips = {clip.name: clip for clip in find_clips(tmp_path)}
+    several = name if form == "GIF" else f"{name}@pages"
+    assert {name: (clip.kind, clip.is_image) for name, clip in clips.items()} == {
+        several: ("video", False),
+        "single.png": ("image", True),
+        "damaged.tif": ("image", True),
+    }
+    with OpenClip(clips[several]) as opened:
+        greens = [int(frame[..., 1].mean()) for _, frame in opened.every_frame()]
+    np.testing.assert_allclose(greens, [0, 80, 160], atol=2)
+    check_clips(list(clips.values()), run_config(videos=tmp_path, still_share=0.5))
+
+
+def test_pages_of_an_image_in_shards_are_one_clip_of_several_frames(tmp_path):
+    (tmp_path / "stacks").mkdir()
+    pages = [Image.new("RGB", (16, 16), (0, 80 * index, 0)) for index in range(3)]
+    pages[0].save(tmp_path / "stacks" / "a.tif", save_all=True, append_images=pages[1:])
+    write_shards(tmp_path / "stacks", tmp_path / "shards", ShardSettings(format="png"))
+    (clip,) = find_clips(tmp_path / "shards")
+    assert (clip.name, clip.is_image) == ("a.tif@pages", False)
+    with OpenClip(clip) as opened:
+        assert [int(frame[..., 1].mean()) for _, frame in opened.every_frame()] == [0, 80, 160]

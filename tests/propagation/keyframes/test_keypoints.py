@@ -118,15 +118,30 @@ def test_when_all_are_gone_at_the_end_the_second_half_is_empty(video):
         ({}, r"keypoints are of the frames \[\]: they must be at least one, counted from 0"),
         ({-1: FIRST}, r"keypoints are of the frames \[-1\]"),
         ({0: FIRST, 20: FIRST}, "keypoints are given for frame 20, but the video ends at frame 8"),
-        ({0: FIRST, 3: FIRST[:1]}, "1 keypoints, but 2 are followed"),
         ({0: FIRST, 3: FIRST * np.nan}, "the keypoints of frame 3 are all NaN, so they say nothing: leave the frame"),
         ({2: np.array([NOWHERE])}, "the first keypoints are all NaN or -1"),
-        ({0: FIRST, 3: FIRST[0]}, r"keypoints are \(2,\) float64: they must be \(N, 2\)"),
+        ({2: FIRST[0]}, r"keypoints are \(2,\) float64: they must be \(N, 2\)"),
     ],
 )
 def test_what_does_not_fit_is_refused(video, given, message):
     with pytest.raises(ValueError, match=message):
         follow(video, given)
+
+
+@pytest.mark.parametrize(
+    ("later", "message"),
+    [
+        (FIRST[:1], "frame 8: 1 keypoints, but 2 are followed"),
+        (FIRST[0], r"frame 8: keypoints are \(2,\) float64: they must be \(N, 2\)"),
+        (FIRST + 50, r"frame 8: keypoint 0 is \(62.0, 64.0\): it must lie inside the frame"),
+    ],
+)
+def test_what_does_not_fit_a_later_frame_is_refused_at_the_first(video, later, message):
+    pulled = []
+    frames = (pulled.append(t) or frame for t, frame in enumerate(video))
+    with pytest.raises(ValueError, match=message):
+        next(follow_keypoints(frames, {0: FIRST, 8: later}, **RULES))
+    assert pulled == [0]
 
 
 def test_memory_stays_flat_with_five_annotated_frames_in_a_long_video():
