@@ -72,13 +72,18 @@ class _Keypoints:
 
 
 def _fuse(between: Between[SoftKeypoints], forward: torch.Tensor, backward: torch.Tensor) -> torch.Tensor:
-    """Mix the maps ``(N, h, w)`` of both passes, each by its weights; nowhere where they are less than a half."""
+    """Mix the maps ``(N, h, w)`` of both passes, each by its weights; nowhere where they are less than a half.
+
+    A keypoint's confidence does not say whether it is there: between a frame with it and one without, distance decides.
+    """
     sure = [
         replace(between.given, scores=maps, given=None).places().confidence.tolist() for maps in (forward, backward)
     ]
     maps = []
     for row, (ahead, back) in enumerate(zip(*sure, strict=True)):
-        before, after = between.weights(row, ahead, back)
+        ends = (between.before.get(row), between.after.get(row))
+        leaves = any(end is not None and not end.there for end in ends)
+        before, after = between.weights(row, 0.5, 0.5) if leaves else between.weights(row, ahead, back)
         there = before + after
         maps.append((before * forward[row] + after * backward[row]) * (there >= 0.5) / max(there, 0.5))
     return torch.stack(maps)
