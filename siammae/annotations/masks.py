@@ -68,8 +68,21 @@ def read_mask(
         raise ValueError(
             f"threshold is {threshold} and binary {binary}: threshold must be at least 1, and binary None."
         )
-    if isinstance(mask, str | os.PathLike):
-        mask = open_mask(Path(mask))
+    if not isinstance(mask, str | os.PathLike):
+        return _read(mask, object_ids, binary, threshold)
+    image = open_mask(Path(mask))
+    try:
+        return _read(image, object_ids, binary, threshold)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(mask)}: {error}") from error
+
+
+def _read(
+    mask: Image.Image | NDArray[np.integer[Any]] | NDArray[np.bool_] | Tensor,
+    object_ids: Sequence[int] | None,
+    binary: bool | None,
+    threshold: int | None,
+) -> NDArray[np.uint8]:
     are_ids = binary is False
     if isinstance(mask, Image.Image):
         take: Literal["ids", "levels"] | None = "ids" if binary is not None else "levels" if threshold else None
