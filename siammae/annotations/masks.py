@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from siammae.annotations.mask_images import check_levels, davis_colours, mask_pixels, open_mask
+from siammae.annotations.mask_images import check_levels, davis_colours, mask_pixels, open_mask, values_of
 from siammae.frames import PathLike, write_bytes
 
 MaskSource: TypeAlias = PathLike | Image.Image | NDArray[np.integer[Any]] | NDArray[np.bool_] | Tensor
@@ -68,8 +68,21 @@ def read_mask(
         raise ValueError(
             f"threshold is {threshold} and binary {binary}: threshold must be at least 1, and binary None."
         )
-    if isinstance(mask, str | os.PathLike):
-        mask = open_mask(Path(mask))
+    if not isinstance(mask, str | os.PathLike):
+        return _read(mask, object_ids, binary, threshold)
+    image = open_mask(Path(mask))
+    try:
+        return _read(image, object_ids, binary, threshold)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(mask)}: {error}") from error
+
+
+def _read(
+    mask: Image.Image | NDArray[np.integer[Any]] | NDArray[np.bool_] | Tensor,
+    object_ids: Sequence[int] | None,
+    binary: bool | None,
+    threshold: int | None,
+) -> NDArray[np.uint8]:
     are_ids = binary is False
     if isinstance(mask, Image.Image):
         take: Literal["ids", "levels"] | None = "ids" if binary is not None else "levels" if threshold else None
@@ -114,7 +127,7 @@ def stack_masks(stack: NDArray[np.bool_], object_ids: Sequence[int] | None = Non
 
 def mask_ids(mask: NDArray[np.integer[Any]]) -> tuple[int, ...]:
     """Return the object ids in an id map ``(H, W)``, ascending, without background and void."""
-    return tuple(int(value) for value in np.unique(mask) if value not in (BACKGROUND, VOID))
+    return tuple(int(value) for value in values_of(mask) if value not in (BACKGROUND, VOID))
 
 
 def check_frame_size(mask: NDArray[np.uint8], frame_size: tuple[int, int], *, name: str = "first_mask") -> None:

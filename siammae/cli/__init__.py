@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+try:
+    import argparse
+    import sys
+    import warnings
+    from collections.abc import Sequence
+    from contextlib import nullcontext
 
-from siammae.cli.endings import TRACEBACK, Stops, end, open_closed_streams
+    from siammae.cli.endings import TRACEBACK, Stops, end, open_closed_streams
+except KeyboardInterrupt:  # whoever stops the command so early wants no traceback
+    raise SystemExit(130) from None
 
 # Commands of one process, in which a frame may be one long computation; others save what they have on Ctrl-C.
 _COMPUTING = ("demo", "propagate", "track", "extract", "reconstruct", "attend")

@@ -1,5 +1,7 @@
 """What the pixels of a mask's picture say, and when nobody can tell."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
@@ -72,10 +74,13 @@ def test_read_mask_with_a_palette_and_one_object_takes_its_value():
         (BLACK, BLACK, BLACK),
     ],
 )
-def test_read_mask_with_a_palette_that_can_be_read_in_two_ways_is_refused(colours):
+def test_read_mask_with_a_palette_that_can_be_read_in_two_ways_is_refused(colours, tmp_path):
     shown = rf"0: \({colours[0][0]}, {colours[0][1]}, {colours[0][2]}\), 1: "
     with pytest.raises(ValueError, match=rf"palette can be read in two ways: it has the colours {shown}.*write_mask"):
         read_mask(with_palette(IDS, *colours))
+    with_palette(IDS, *colours).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png: the mask's palette can be read in two ways"):
+        read_mask(tmp_path / "a.png")
 
 
 def test_read_mask_with_a_threshold_refuses_colours():
@@ -174,8 +179,9 @@ def test_read_mask_with_soft_edges_is_refused_with_a_way_out(tmp_path, how):
     image.save(tmp_path / "a.png")
     levels = len(np.unique(np.asarray(image)))
     for source in (image, tmp_path / "a.png", np.asarray(image), image.convert("RGB")):
+        name = r".*a\.png: " if isinstance(source, Path) else ""
         with pytest.raises(
-            ValueError, match=rf"soft edges, {levels} grey levels such as .*--threshold 128.*threshold=128"
+            ValueError, match=rf"^{name}the mask has soft edges, {levels} grey levels such as .*--threshold 128.*=128"
         ):
             read_mask(source)
         np.testing.assert_array_equal(read_mask(source, threshold=128), np.asarray(image) >= 128)
@@ -192,7 +198,9 @@ def test_read_mask_with_several_objects_and_soft_edges_is_refused():
 
 def test_read_mask_of_a_jpeg_with_ids_is_refused_and_of_two_levels_is_read(tmp_path):
     Image.fromarray(disk().astype(np.uint8) * 2).save(tmp_path / "a.jpg", quality=60)
-    with pytest.raises(ValueError, match=r"the mask is a JPEG with \d+ grey levels: its compression changes ids"):
+    with pytest.raises(
+        ValueError, match=r"a\.jpg: the mask is a JPEG with \d+ grey levels: its compression changes ids"
+    ):
         read_mask(tmp_path / "a.jpg")
     Image.fromarray(disk().astype(np.uint8) * 255).save(tmp_path / "b.jpg", quality=75)
     np.testing.assert_array_equal(read_mask(tmp_path / "b.jpg", threshold=128), disk())

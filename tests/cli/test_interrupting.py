@@ -61,3 +61,16 @@ def test_interruptible_outside_the_main_thread_does_nothing():
     thread.start()
     thread.join()
     assert done == [True]
+
+
+def test_interrupt_while_the_command_loads_ends_it_without_a_traceback():
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'siammae.cli.endings': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from siammae.cli import main"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

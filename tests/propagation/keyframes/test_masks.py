@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 
 import siammae
 from siammae.config import PropagationConfig
@@ -81,24 +82,28 @@ def test_an_object_drawn_later_is_followed_back_to_the_frame_before_and_no_farth
     assert (got.confidence[4:, 1] > 0.3).all()
 
 
-def test_an_object_that_is_said_to_be_gone_leaves_half_way(clip):
+def test_an_object_that_is_said_to_be_gone_stays_as_long_as_it_is_seen(clip):
     video, masks = clip
-    got = propagate_masks(video, {0: masks[0], 8: np.zeros_like(masks[8])}, object_ids=[1], **RULES)
-    present = [bool((labels == 1).any()) for labels in got.labels]
-    assert present == [True] * 4 + [present[4]] + [False] * 4
-
-
-def test_an_object_that_is_said_to_be_gone_stays_away_until_it_is_drawn_again():
-    video, masks = moving_square(1, (48, 64))
-    video = video.repeat(14, axis=0)  # stands still, so that only the masks can say that it has left
-    given = {0: masks[0], 4: np.zeros_like(masks[0]), 11: masks[0]}
+    given = {0: masks[0], 8: np.zeros_like(masks[8])}
     got = propagate_masks(video, given, object_ids=[1], **RULES)
-    present = [bool((labels == 1).any()) for labels in got.labels]
-    assert present[:2] == [True, True]
-    assert not any(present[3:8])
-    assert all(present[9:])
-    alone = propagate_masks(video, {0: masks[0], 4: given[4]}, object_ids=[1], **RULES)
-    assert not (alone.labels[4:] == 1).any()
+    for t in range(8):
+        assert region_similarity(got.labels[t] == 1, masks[t] == 1) > 0.5, t
+    assert not got.labels[8].any()
+    gone = video.copy()
+    gone[3:] = np.where(masks[0][..., None] == 1, video[8], video[0])  # the background alone
+    got = propagate_masks(gone, given, object_ids=[1], **RULES)
+    assert [bool(labels.any()) for labels in got.labels[[0, 1, 2, 6, 7, 8]]] == [True] * 3 + [False] * 3
+    other = np.where(with_two(masks, 0) == 2, 2, 0).astype(np.uint8)
+    back = propagate_masks(gone[::-1], {0: other, 8: masks[0]}, object_ids=[1, 2], **RULES)
+    assert [bool((labels == 1).any()) for labels in back.labels[[0, 1, 2, 6, 7, 8]]] == [False] * 3 + [True] * 3
+
+
+def test_an_object_that_is_said_to_be_gone_stays_away_after_the_last_mask():
+    video, masks = moving_square(1, (48, 64))
+    video = video.repeat(12, axis=0)  # stands still, so that only the masks can say that it has left
+    got = propagate_masks(video, {0: masks[0], 4: np.zeros_like(masks[0])}, object_ids=[1], **RULES)
+    assert (got.labels[:4] == 1).any(axis=(1, 2)).all()
+    assert not (got.labels[4:] == 1).any()
 
 
 def with_two(masks, frame):
@@ -132,11 +137,12 @@ def test_objects_that_come_and_go_are_where_the_masks_say(clip):
     only = np.where(with_two(masks, 4) == 2, 2, 0).astype(np.uint8)
     got = propagate_masks(video, {0: masks[0], 4: only, 8: with_two(masks, 8)}, object_ids=[1, 2], **RULES)
     assert got.object_ids == (1, 2)
-    for object_id, there in {1: [0, 1, 7, 8], 2: [3, 4, 5, 6, 7, 8]}.items():
+    # Object 1 is seen all the time, object 2 is the background's, so that only the masks can say when it is there.
+    for object_id, there in {1: [0, 1, 2, 3, 5, 6, 7, 8], 2: [3, 4, 5, 6, 7, 8]}.items():
         for t in there:
             assert region_similarity(got.labels[t] == object_id, with_two(masks, t) == object_id) > 0.5, (t, object_id)
-    assert not (got.labels[3:6] == 1).any()
-    assert not (got.labels[:2] == 2).any()
+    assert not (got.labels[4] == 1).any()
+    assert not (got.labels[0] == 2).any()
     with pytest.raises(ValueError, match="the first mask is empty"):
         propagate_masks(video, {0: empty, 4: only}, object_ids=[1, 2], **RULES)
 
@@ -169,6 +175,51 @@ def test_frames_of_two_sizes_before_the_first_mask_are_refused(clip):
     frames = [video[0], video[1][:40], *video[2:]]
     with pytest.raises(ValueError, match=r"frame 1 is|must have one size"):
         propagate_masks(iter(frames), {3: masks[3]}, **RULES)
+
+
+class Looks(PixelExtractor):
+    """Pixels as features, of a region where one is asked for; notes which."""
+
+    takes_region, extract_options = True, frozenset({"region"})
+
+    def __init__(self, patch_size):
+        super().__init__(patch_size)
+        self.regions = []
+
+    def extract(self, frames, *, region=None, **options):
+        self.regions.append(region)
+        features = super().extract(frames, **options)
+        if region is None:
+            return features
+        top, left, bottom, right = region
+        seen = torch.zeros_like(features)
+        seen[..., top:bottom, left:right] = features[..., top:bottom, left:right]
+        return seen
+
+
+def test_with_a_focus_each_pass_looks_near_its_own_objects(clip):
+    video, masks = clip
+    config, model = RULES["config"].replace(focus_margin=2, refine="local-colour", refine_radius=2), Looks(4)
+    given = {2: masks[2], 8: masks[8]}
+    results = list(follow_masks(video, given, model=model, config=config))
+    encoded = 2 + 2 + 2 * 5  # the annotated frames whole; those before once, those between from both sides
+    assert len(model.regions) == encoded
+    assert model.regions.count(None) == 2
+    for t, result in enumerate(results):
+        assert region_similarity(result.label_map() == 1, masks[t] == 1) > 0.6, t
+        assert result.image is not None
+        np.testing.assert_array_equal(result.image, video[t])
+    back = propagate_masks(video[::-1], {8 - t: mask for t, mask in given.items()}, model=model, config=config)
+    for t in range(2, 9):
+        assert np.array_equal(back.labels[8 - t], results[t].label_map())
+
+
+def test_refinement_between_two_masks_has_the_frame(clip):
+    video, masks = clip
+    config = RULES["config"].replace(refine="local-colour", refine_radius=2)
+    results = list(follow_masks(video, {2: masks[2], 6: masks[6]}, model=RULES["model"], config=config))
+    for t, result in enumerate(results):
+        np.testing.assert_array_equal(result.image, video[t])
 
 
 def test_memory_stays_flat_with_five_masks_in_3000_frames():
