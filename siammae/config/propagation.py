@@ -200,8 +200,8 @@ class PropagationConfig(Settings):
 
         Args:
             extractor: any extractor; it has a ``patch_size``.
-            quality: ``"fast"`` = a short side of 30 patches; ``"balanced"`` = 54, what ``siammae-ti8`` does by itself;
-                ``"best"`` = 80.
+            quality: ``"fast"`` = a short side of 30 patches; ``"balanced"`` = 52, what ``siammae-ti8`` does by itself;
+                ``"best"`` = 60.
 
         Raises:
             ValueError: there is no such quality.

@@ -35,7 +35,7 @@ def test_recommended_leaves_out_what_an_extractor_cannot():
         rules = PropagationConfig.recommended(extractor)
         assert (rules.focus_margin, rules.pool_keys) == (None, 1)
         assert rules.refine == "local-colour"
-    assert PropagationConfig.recommended(PixelExtractor(8), "best").resize == 640
+    assert PropagationConfig.recommended(PixelExtractor(8), "best").resize == 480
 
 
 def test_bundled_network_recommends_balanced_by_itself():
