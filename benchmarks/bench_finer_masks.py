@@ -24,6 +24,7 @@ from PIL import Image
 
 import siammae
 from siammae.config import PropagationConfig
+from siammae.config.presets import QUALITIES
 from siammae.evaluation.davis.layout import DavisLayout, DavisSequence
 from siammae.metrics import boundary_measure, region_similarity
 from siammae.propagation.labels import FrameMasks
@@ -34,6 +35,8 @@ COLOUR = {"refine": "local-colour", "refine_radius": 8}
 # name: (rules of propagation, {what is rendered: its rules})
 ROWS: Mapping[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "plain": (PLAIN, {"": {}, "colour 0.15": {"refine_strength": 0.15}, "colour 0.3": {"refine_strength": 0.3}}),
+    "plain at 320": (PLAIN | {"resize": 320}, {"": {}}),
+    "plain at 480": (PLAIN | {"resize": 480}, {"": {}}),
     "4 cells": (PLAIN | {"label_cells": 4}, {"": {}, "colour 0.3": {"refine_strength": 0.3}}),
     "pooled keys": (PLAIN | {"pool_keys": 2}, {"": {}}),
     "focus of 8": (PLAIN | {"focus_margin": 8}, {"": {}}),
@@ -121,12 +124,31 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw J&F against time, on the sequences that all rows have."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for name in dict.fromkeys(line["row"] for line in rows):
+        own = [line for line in rows if line["row"] == name]
+        score, ms = np.mean([(line["J"] + line["F"]) / 2 for line in own]), np.mean([line["ms"] for line in own])
+        chosen = name.split(",")[0] in QUALITIES
+        axes.plot(ms, score, "o", color="tab:orange" if chosen else "tab:grey")
+        axes.annotate(name.split(",")[0] if chosen else name, (ms, score), (6, -3), textcoords="offset points")
+    axes.set(xscale="log", xlabel="CPU milliseconds a frame", ylabel="J&F")
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", type=Path, help="gets one JSON object a line")
     parser.add_argument("--data", nargs=3, action="append", default=[], metavar=("FOLDER", "SPLIT", "STEP"))
     parser.add_argument("--only", nargs="+", choices=tuple(ROWS), default=tuple(ROWS), metavar="ROW")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--plot", type=Path, help="a picture of J&F against time")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = siammae.SiamMAE.from_pretrained(dtype=getattr(torch, args.dtype))
@@ -140,6 +162,8 @@ def main() -> None:
                 rows += new
                 with args.rows.open("a") as file:
                     file.writelines(json.dumps(line) + "\n" for line in new)
+    if args.plot:
+        plot(rows, args.plot)
     print(table(rows))
     print(f"\nframes lost by the focus alone: {lost(rows, 'focus of 8', 'plain')}")
 
