@@ -23,7 +23,7 @@ import siammae
 from siammae.evaluation.davis.layout import DavisLayout, DavisSequence
 from siammae.propagation.suggestion import Rule
 
-RULES: tuple[Rule, ...] = ("gain", "lowest", "uniform", "random")
+RULES: tuple[Rule, ...] = ("gain", "uniform", "lowest", "random")
 RUNS = (1, 2, 3, 4, 5, 10)  # annotated frames for which the video is followed
 SHOWN = (1, 2, 3, 5, 10)
 

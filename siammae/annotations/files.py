@@ -15,6 +15,7 @@ from siammae.annotations.formats.format import Feature, Format, Opening, Watch
 from siammae.annotations.formats.registry import find_format, recognise
 from siammae.annotations.model import Annotations
 from siammae.annotations.selection import choose
+from siammae.config.bounds import bound
 from siammae.errors import printable
 from siammae.outputs import MARKER, claim_files, claim_folder, whole
 
@@ -166,6 +167,11 @@ def _write(path: Path, target: Format, annotations: Annotations, said: Collectio
             _log.warning(
                 "%s: %s has no place for %s; left out (%d times).", printable(path), target.name, feature, count
             )
+    if target.suffix and (size := path.stat().st_size) > (most := bound("SIAMMAE_MAX_LABEL_BYTES")):
+        _log.warning(
+            "%s has %d MB: it is read again with SIAMMAE_MAX_LABEL_BYTES=%d only (%d). Another format may be shorter.",
+            *(printable(path), size // 10**6, size, most),
+        )
     return Written(path, target.name, watch.written, watch.lost)
 
 

@@ -55,7 +55,7 @@ def followed_masks(
         maps: ids ``(H, W)`` of each frame, 255 void; walked through once for each format, and once more for some.
         confidence: by object, of each frame.
         objects: those that were followed.
-        authors: by frame, whether a person made it; the others were followed.
+        authors: by frame, whether a person made it; the others were followed. None = nothing is said of any.
         names: of the frames' images; empty where they have none.
     """
     size: list[tuple[int, int]] = [(ids.shape[0], ids.shape[1]) for ids in _first(maps)]
@@ -69,7 +69,7 @@ def followed_masks(
                 {key: ids == key for key in keys},
                 confidence={key: value for key, value in confidence[index].items() if key in keys and value == value},
                 void=void if void.any() else None,
-                by_person=(authors or {}).get(index, False),
+                by_person=None if authors is None else authors.get(index, False),
                 name=names[index] if index < len(names) else "",
             )
 
@@ -98,7 +98,7 @@ def followed_points(
         rows: the object and the place among the joints of each point.
         described: labels whose objects, joints and skeleton these are.
         size: ``(H, W)`` of the frames.
-        authors: by frame, whether a person made it; the others were followed.
+        authors: by frame, whether a person made it; the others were followed. None = nothing is said of any.
         names: of the frames' images; empty where they have none.
     """
     keys = sorted({key for key, _ in rows})
@@ -115,7 +115,7 @@ def followed_points(
             yield FrameLabels(
                 index,
                 keypoints={key: one for key, one in some.items() if (one.visibility != Visibility.MISSING).any()},
-                by_person=(authors or {}).get(index, False),
+                by_person=None if authors is None else authors.get(index, False),
                 name=names[index] if index < len(names) else "",
             )
 

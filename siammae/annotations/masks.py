@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from siammae.annotations.mask_images import check_levels, davis_colours, mask_pixels, open_mask
+from siammae.annotations.mask_images import check_levels, davis_colours, mask_pixels, open_mask, values_of
 from siammae.frames import PathLike, write_bytes
 
 MaskSource: TypeAlias = PathLike | Image.Image | NDArray[np.integer[Any]] | NDArray[np.bool_] | Tensor
@@ -127,7 +127,7 @@ def stack_masks(stack: NDArray[np.bool_], object_ids: Sequence[int] | None = Non
 
 def mask_ids(mask: NDArray[np.integer[Any]]) -> tuple[int, ...]:
     """Return the object ids in an id map ``(H, W)``, ascending, without background and void."""
-    return tuple(int(value) for value in np.unique(mask) if value not in (BACKGROUND, VOID))
+    return tuple(int(value) for value in values_of(mask) if value not in (BACKGROUND, VOID))
 
 
 def check_frame_size(mask: NDArray[np.uint8], frame_size: tuple[int, int], *, name: str = "first_mask") -> None:

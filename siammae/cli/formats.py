@@ -28,7 +28,8 @@ def run(args: argparse.Namespace) -> int:
     say(f"read: {'yes' if one.read else 'no'}; written: {'yes' if one.write else 'no'}")
     say(f"pixels: {one.pixels}")
     if one.write:
-        say(f"holds: {', '.join(feature for feature in Feature if feature in one.holds)}")
+        held = [feature.partition(" (")[0] for feature in Feature if feature in one.holds]  # without what else happens
+        say(f"holds: {', '.join(held)}")
         say(f"has no place for: {', '.join(feature for feature in Feature if feature not in one.holds) or 'nothing'}")
     if one.limits:
         say(f"limits: {one.limits}")

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Rule = Literal["gain", "lowest", "uniform", "random"]
+Rule = Literal["gain", "uniform", "lowest", "random"]
 
 
 class _Result(Protocol):
@@ -22,8 +22,9 @@ def suggest_frame(result: _Result, annotated: Collection[int], *, rule: Rule = "
     Args:
         result: :class:`VideoMasks` or :class:`VideoKeypoints` of a run from the annotated frames.
         annotated: numbers of the frames that are annotated, at least one.
-        rule: ``"gain"`` = where most doubt would go, see :func:`expected_gain`; ``"lowest"`` = the frame that is least
-            sure; ``"uniform"`` = the frame farthest from all that are annotated, the earliest of several; ``"random"``.
+        rule: ``"gain"`` = where most doubt would go, see :func:`expected_gain`; ``"uniform"`` = the same as if all
+            frames were equally doubtful, so that they are spaced evenly; ``"lowest"`` = the frame that is least sure;
+            ``"random"``.
         seed: of ``"random"``.
 
     Returns:
@@ -41,9 +42,9 @@ def suggest_frame(result: _Result, annotated: Collection[int], *, rule: Rule = "
         return None
     if rule == "random":
         return int(np.random.default_rng([seed, len(left)]).choice(left))
-    worth: NDArray[np.floating] = away.astype(np.float64)
-    if rule != "uniform":
-        worth = -sure if rule == "lowest" else expected_gain(sure, annotated)
+    if rule == "uniform":
+        sure = np.zeros_like(sure)
+    worth = -sure if rule == "lowest" else expected_gain(sure, annotated)
     return int(left[worth[left].argmax()])
 
 

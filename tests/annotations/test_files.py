@@ -75,6 +75,19 @@ def test_read_annotations_takes_the_frames_that_are_named(tmp_path):
         list(read_annotations(tmp_path / "d", frames=[0, 1]))
 
 
+def test_write_annotations_says_that_a_file_is_too_large_to_be_read_again(tmp_path, caplog, monkeypatch):
+    write_annotations(tmp_path / "a.json", LABELS, format="coco")
+    assert caplog.text == ""
+    monkeypatch.setenv("SIAMMAE_MAX_LABEL_BYTES", "100")
+    write_annotations(tmp_path / "b.json", LABELS, format="coco")
+    size = (tmp_path / "b.json").stat().st_size
+    assert f"b.json has 0 MB: it is read again with SIAMMAE_MAX_LABEL_BYTES={size} only (100)" in caplog.text
+    with pytest.raises(ValueError, match="at most 100 are read"):
+        read_annotations(tmp_path / "b.json", format="coco")
+    monkeypatch.setenv("SIAMMAE_MAX_LABEL_BYTES", str(size))
+    assert len(list(read_annotations(tmp_path / "b.json"))) == 1
+
+
 def test_an_object_is_called_by_its_name_else_category_else_id():
     assert [VideoObject(3, "Rex", "dog").label, VideoObject(3, "", "dog").label, VideoObject(3).label] == [
         "Rex",

@@ -19,11 +19,14 @@ def test_lowest_is_the_frame_that_is_least_sure_of_those_not_annotated():
     assert suggest_frame(sure, [0, 3], rule="lowest") == 1
 
 
-def test_uniform_is_the_frame_farthest_from_all_annotated_ones():
-    order, sure = [0], result(*[0.5] * 9)
-    while (frame := suggest_frame(sure, order, rule="uniform")) is not None:
-        order.append(frame)
-    assert order == [0, 8, 4, 2, 6, 1, 3, 5, 7]
+def test_uniform_spaces_frames_evenly_whatever_their_confidence():
+    random = np.random.default_rng(0)
+    for sure in (np.full(100, 0.5), random.random(100)):
+        order = [0]
+        while len(order) < 9:
+            order.append(suggest_frame(result(*sure), order, rule="uniform"))
+        assert order[:2] == [0, 49]
+        assert np.diff([*sorted(order), 100]).max() <= 20
 
 
 def test_random_is_any_other_frame_and_the_same_for_the_same_seed():
@@ -69,7 +72,7 @@ def test_when_all_frames_are_annotated_there_is_none(rule):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": "best"}, "rule is 'best': it must be one of gain, lowest, uniform, random"),
+        ({"rule": "best"}, "rule is 'best': it must be one of gain, uniform, lowest, random"),
         ({"annotated": []}, r"annotated is \[\]: at least one number, each from 0 to 2"),
         ({"annotated": [0, 3]}, r"annotated is \[0, 3\]: at least one number, each from 0 to 2"),
         ({"annotated": [-1]}, r"annotated is \[-1\]"),

@@ -216,13 +216,13 @@ class Watch:
 
     def _without_overlap(self, masks: dict[int, NDArray[np.bool_]]) -> dict[int, NDArray[np.bool_]]:
         """Let the object with the smaller id keep what two claim."""
-        taken, result, shared = np.zeros_like(next(iter(masks.values()))), {}, False
+        if sum(map(np.count_nonzero, masks.values())) == np.count_nonzero(np.logical_or.reduce([*masks.values()])):
+            return masks
+        taken, result = np.zeros_like(next(iter(masks.values()))), {}
         for key in sorted(masks):
-            shared = shared or bool((masks[key] & taken).any())
             result[key] = masks[key] & ~taken
             taken = taken | masks[key]
-        if shared:
-            self._loses(Feature.OVERLAP)
+        self._loses(Feature.OVERLAP)
         return {key: mask for key, mask in result.items() if mask.any()}
 
     def _held_points(self, some: Keypoints) -> Keypoints:
