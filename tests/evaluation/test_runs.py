@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -65,3 +67,18 @@ def test_write_masks_when_there_are_too_few_leaves_no_folder(tmp_path):
     with pytest.raises(ValueError, match="shorter"):
         write_masks([tmp_path / "video"], ["0.png", "1.png"], [[np.zeros((2, 3), np.uint8)]])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_left_of_a_video_goes_when_it_is_written_again(tmp_path):
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from siammae.evaluation.runs import write_masks\n"
+        "masks = (os.kill(os.getpid(), 9) for _ in range(1))\n"
+        "write_masks([Path(sys.argv[1], 'model', 'video')], ['0.png'], masks)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    (left,) = (tmp_path / "model").iterdir()
+    assert left.name.startswith(".video.")
+    write_masks([tmp_path / "model" / "video"], ["0.png"], [[np.zeros((2, 3), np.uint8)]])
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["0.png", "model", "video"]
