@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         claim_folder(output / "masks", "(?!)", numbered=MASKS, inputs=inputs, overwrite=args.overwrite) as masks,
     ):
         model = load_model(args)
-        config = propagation_config(args, model.propagation)
+        config = propagation_config(args, model)
         say(f"following two people through {video.name} with {args.model}, from the mask of the first frame")
         first_mask, sure = read_mask(source / "walkers_first_mask.png"), Confidence(None)
         count, _ = write_masks(

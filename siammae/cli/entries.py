@@ -26,7 +26,11 @@ def find_entries(args: argparse.Namespace) -> list[Entry]:
         rules = dict(_rules(args, model.propagation, preset) for preset in args.preset or [None])
         rows: dict[str, FeatureExtractor] = {name: model}
         rows |= {_label(name, model, kind): baseline(kind, model, args.device) for kind in args.baseline}
-        entries += [Entry(label, row, title, config) for label, row in rows.items() for title, config in rules.items()]
+        entries += [
+            Entry(label, row, title, config.for_extractor(row))
+            for label, row in rows.items()
+            for title, config in rules.items()
+        ]
     # Two models of one patch size share the baselines that are no network.
     return list({(entry.label, entry.rules): entry for entry in entries}.values())
 

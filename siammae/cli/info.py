@@ -86,5 +86,8 @@ def _checkpoint(model: SiamMAE, name: str) -> list[str]:
     ]
     if recommended is None:
         return [*lines, "  propagation  no recommendation: the defaults of PropagationConfig"]
-    chosen = ("resize", "top_k", "temperature", "radius", "neighborhood", "queue_length")
+    chosen = (
+        *("resize", "top_k", "temperature", "radius", "neighborhood", "queue_length"),
+        *("focus_margin", "pool_keys", "label_cells", "refine"),
+    )
     return [*lines, "  propagation  " + ", ".join(f"{field}={getattr(recommended, field)}" for field in chosen)]

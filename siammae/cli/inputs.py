@@ -59,11 +59,21 @@ def pick_device(name: str) -> str:
 
 
 def propagation_config(
-    args: argparse.Namespace, recommended: PropagationConfig | None, *, dataset: str = "davis"
+    args: argparse.Namespace, model: SiamMAE | TimmExtractor, *, dataset: str = "davis"
 ) -> PropagationConfig:
-    """Build the rules: a preset (public codes have one a data set) or the recommendation, changed by the options."""
-    preset = PropagationConfig.preset(args.preset, dataset=dataset) if args.preset else None
-    config = preset or recommended or PropagationConfig()
+    """Build the rules: a preset (public codes have one a data set) or the recommendation, changed by the options.
+
+    Raises:
+        ValueError: a field is out of range, or options contradict each other.
+    """
+    if args.preset and args.quality:
+        raise ValueError(f"--preset {args.preset} and --quality {args.quality} are both given: give one of them.")
+    if args.preset:
+        config = PropagationConfig.preset(args.preset, dataset=dataset)
+    elif args.quality:
+        config = PropagationConfig.recommended(model, args.quality)
+    else:
+        config = model.propagation or PropagationConfig()
     size = {} if args.short_side is None else {"resize": args.short_side, "resize_side": "short"}
     return config.replace(**size, **propagation_changes(args))
 

@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from siammae.config.presets import PRESETS
+from siammae.config.presets import PRESETS, QUALITIES
 from siammae.errors import printable
 
 if TYPE_CHECKING:
@@ -93,6 +93,10 @@ def add_propagation_options(parser: argparse.ArgumentParser, *, several: bool = 
         choices=tuple(names),
         help="the rules of a public evaluation code" + "; may be repeated" * several,
     )
+    if not several:
+        group.add_argument(
+            "--quality", choices=tuple(QUALITIES), help="input size and fineness together: what time buys in masks"
+        )
     group.add_argument(
         "--short-side",
         type=sizes if several else int,

@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         given = given_masks(args, sources)
         sink = stack.enter_context(closing(MaskSink(writers, given))) if others else None
         model = load_model(args)
-        config, sure = propagation_config(args, model.propagation), Confidence(args.confidence)
+        config, sure = propagation_config(args, model), Confidence(args.confidence)
         count, ids = write_masks(
             lambda frames: sure.noted(follow_keyframes(frames, given.maps, model, config, kernels=args.kernels)),
             args.video,

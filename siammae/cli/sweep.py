@@ -79,7 +79,7 @@ def _sweep(args: argparse.Namespace, grid: dict[str, list[Any]]) -> int:
         grid,
         choose=_part(args, args.choose_split or _SPLITS[args.dataset], args.choose),
         report=_part(args, args.report_split or ("split1" if args.dataset == "jhmdb" else "val"), args.report),
-        config=propagation_config(args, model.propagation, dataset=args.dataset),
+        config=propagation_config(args, model, dataset=args.dataset),
         allow_overlap=args.allow_overlap,
         kernels=args.kernels,
         workers=args.workers,

@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         given = given_points(args, sources)
         sink = PointSink(writers, given, args.video, args.reader) if writers else None
         model = load_model(args)
-        config = propagation_config(args, model.propagation)
+        config = propagation_config(args, model)
         count = _write_tracks(
             lambda frames: follow_keypoint_frames(frames, given.frames, model, config, kernels=args.kernels),
             args.video,

@@ -124,3 +124,11 @@ PRESETS: Mapping[tuple[str, str], dict[str, Any]] = {
         "upsampling": "nearest",
     },
 }
+
+# What siammae recommends for each cost, on top of an extractor's own temperature, top_k and so on. The short side is in
+# patches, as time is. Chosen on 19 training sequences of DAVIS with siammae-ti8: benchmarks/finer_masks.md.
+QUALITIES: Mapping[str, tuple[int, dict[str, Any]]] = {
+    "fast": (30, {"focus_margin": 8, "label_cells": 4, "refine_strength": 0.3}),
+    "balanced": (52, {"focus_margin": 10, "label_cells": 3, "refine_strength": 0.15}),
+    "best": (60, {"focus_margin": 12, "label_cells": 2, "refine_strength": 0.15}),
+}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from siammae.config.presets import PRESETS
+from siammae.config.presets import PRESETS, QUALITIES
 from siammae.config.settings import (
     TEMPERATURES,
     Settings,
@@ -63,6 +63,8 @@ class PropagationConfig(Settings):
         focus_margin: encode only the patches near the objects: their box in the frames before and so many patches
             around it; the whole frame when one of them is lost. None = always the whole frame, as all public codes.
             Masks only, and only with an extractor that can (``SiamMAE``).
+        pool_keys: the encoder's attention looks at means of so many by so many patches, see ``SiamMAE.extract``; 1 in
+            the presets of public codes. Only with an extractor that can (``SiamMAE``, plain ViTs of timm).
         refine: what is done to a mask when it is rendered, never to the labels that travel: ``"none"``, or
             ``"local-colour"`` = pixels go to the object whose colours around them fit best, see
             ``siammae.propagation.refinement``.
@@ -104,6 +106,7 @@ class PropagationConfig(Settings):
     upsampling: Literal["bilinear", "nearest"] = "bilinear"
     upsample_to: Literal["frame", "input"] = "frame"
     focus_margin: int | None = None
+    pool_keys: int = 1
     refine: Literal["none", "local-colour"] = "none"
     refine_radius: int = 8
     refine_strength: float = 0.3
@@ -141,6 +144,7 @@ class PropagationConfig(Settings):
             self.focus_margin,
             "at least 1, or None",
         )
+        check(1 <= self.pool_keys <= 16, "pool_keys", self.pool_keys, "1 to 16")
         check_choice("refine", self.refine, ("none", "local-colour"))
         check_choice("neighborhood", self.neighborhood, ("disk", "closed_disk", "square"))
         check_choice("resize_side", self.resize_side, ("short", "long"))
@@ -183,3 +187,36 @@ class PropagationConfig(Settings):
         except KeyError:
             known = ", ".join(f"{preset} for {data}" for preset, data in PRESETS)
             raise ValueError(f"no preset {name!r} for {dataset!r}: known are {known}.") from None
+
+    @classmethod
+    def recommended(
+        cls, extractor: object, quality: Literal["fast", "balanced", "best"] = "balanced"
+    ) -> PropagationConfig:
+        """Return the rules that give the best masks for a cost; every field can be changed with :meth:`replace`.
+
+        They begin with what the extractor recommends itself (``extractor.propagation``), or with the defaults, and
+        choose the input size, in patches, and how fine masks become. What each costs and gives: the page on finer
+        masks.
+
+        Args:
+            extractor: any extractor; it has a ``patch_size``.
+            quality: ``"fast"`` = a short side of 30 patches; ``"balanced"`` = 52, what ``siammae-ti8`` does by itself;
+                ``"best"`` = 60.
+
+        Raises:
+            ValueError: there is no such quality.
+        """
+        check_choice("quality", quality, tuple(QUALITIES))
+        patches, changes = QUALITIES[quality]
+        own: PropagationConfig = getattr(extractor, "propagation", None) or cls()
+        side = {"resize": patches * getattr(extractor, "patch_size"), "resize_side": "short"}  # noqa: B009
+        rules = own.replace(**{"refine": "local-colour", "pool_keys": 2, **side, **changes})
+        return rules.for_extractor(extractor)
+
+    def for_extractor(self, extractor: object) -> Self:
+        """Return these rules without what an extractor cannot do: a focus, pooled keys."""
+        known: frozenset[str] = getattr(extractor, "extract_options", frozenset())
+        return self.replace(
+            focus_margin=self.focus_margin if "region" in known else None,
+            pool_keys=self.pool_keys if "pool_keys" in known else 1,
+        )

@@ -40,7 +40,7 @@ class FeatureCache:
             raise ValueError(f"max_bytes is {max_bytes}: it must be at least 0.")
         self.patch_size = extractor.patch_size
         self.hits = self.misses = 0
-        self.takes_region = getattr(extractor, "takes_region", False)
+        self.extract_options: frozenset[str] = getattr(extractor, "extract_options", frozenset())
         self._extractor, self._room = extractor, max_bytes
         self._kept: dict[bytes, Tensor] = {}
 
@@ -51,6 +51,7 @@ class FeatureCache:
         batch_size: int = 8,
         pixel_std: tuple[float, float, float] | None = None,
         region: tuple[int, int, int, int] | None = None,
+        pool_keys: int | None = None,
     ) -> Tensor:
         """Return patch features, see :meth:`FeatureExtractor.extract`; pictures are encoded one by one.
 
@@ -59,17 +60,20 @@ class FeatureCache:
             batch_size: part of the protocol; not used.
             pixel_std: overrides the divisor of normalised pixels.
             region: see :meth:`SiamMAE.extract`; of extractors that take one.
+            pool_keys: likewise.
 
         Returns:
             ``(T, C, H // patch_size, W // patch_size)``; a copy, unless there is one picture only.
         """
         parts = []
         for frame in read_frames(frames):
-            key = hashlib.blake2b(frame.tobytes(), key=f"{frame.shape} {pixel_std} {region}".encode()[:64]).digest()
+            key = hashlib.blake2b(
+                frame.tobytes(), key=f"{frame.shape} {pixel_std} {region} {pool_keys}".encode()[:64]
+            ).digest()
             features = self._kept.get(key)
             if features is None:
                 self.misses += 1
-                features = self._make(frame[None], pixel_std=pixel_std, region=region)
+                features = self._make(frame[None], pixel_std=pixel_std, region=region, pool_keys=pool_keys)
                 self._keep(key, features)
             else:
                 self.hits += 1

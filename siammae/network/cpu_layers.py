@@ -20,6 +20,7 @@ from torch.utils._device import DeviceContext
 
 from siammae.kernels import onednn
 from siammae.kernels.native import attention as native_attention
+from siammae.network.pooled_keys import KeyPooling, key_pooling
 
 # Queries whose scores are held at once: fewer lay the keys out anew too often, more leave the cache.
 _QUERIES = 256
@@ -127,6 +128,13 @@ def _multiply(layer: nn.Module, x: Tensor) -> Tensor:
     return layer(x)  # type: ignore[no-any-return]
 
 
+def _rows(layer: nn.Linear, x: Tensor, rows: slice) -> Tensor:
+    """Compute some of a plain linear layer's outputs."""
+    weight, bias = layer.weight[rows], layer._parameters["bias"]
+    part = None if bias is None else bias[rows]
+    return onednn.linear(x, weight, part) if _by_onednn(x) else F.linear(x, weight, part)
+
+
 def _attend(qkv: Tensor) -> Tensor:
     """Attend within ``(B, N, 3, heads, D)`` by oneDNN; returns ``(B, N, heads, D)``.
 
@@ -176,6 +184,8 @@ class CpuAttention(Attention):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Attend within ``x`` ``(B, N, C)``; returns ``(B, N, C)``. The options are timm's."""
+        if (pooling := key_pooling()) is not None:
+            return self._attend_to_means(x, pooling)
         if not _applies(x) or attn_mask is not None or is_causal or not self._is_plain():
             options = {"is_causal": True} if is_causal else {}  # older timm has no such option
             return super().forward(x, attn_mask, **options)
@@ -190,6 +200,25 @@ class CpuAttention(Attention):
             parts = qkv.permute(2, 0, 3, 1, 4).contiguous()  # (3, B, heads, N, D)
             q, k, v = parts.unbind(0)
             out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return _multiply(self.proj, out.reshape(b, n, c))
+
+    def _attend_to_means(self, x: Tensor, pooling: KeyPooling) -> Tensor:
+        """Attend to averaged keys and values, with and without gradients."""
+        if not self._is_plain():
+            raise ValueError("pool_keys needs plain attention: this layer has norms, a gate or dropout of its own.")
+        b, n, c = x.shape
+        if _is_plain_linear(self.qkv):  # the mean of products is the product of the mean
+            q, kv = _rows(self.qkv, x, slice(0, c)), _rows(self.qkv, pooling.pool(x), slice(c, None))
+        else:
+            qkv = self.qkv(x)
+            q, kv = qkv[..., :c], pooling.pool(qkv[..., c:])
+        heads = self.num_heads
+        q, kv = q.reshape(b, n, 1, heads, -1), kv.reshape(b, kv.shape[1], 2, heads, -1)
+        if _applies(x) and attention_route(q.dtype, q.shape[-1]) == "native":
+            out = native_attention.attend_to(q, kv)
+        else:
+            (queries,), (keys, values) = (part.permute(2, 0, 3, 1, 4).contiguous() for part in (q, kv))
+            out = F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2)
         return _multiply(self.proj, out.reshape(b, n, c))
 
     def _is_plain(self) -> bool:

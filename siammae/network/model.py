@@ -18,6 +18,7 @@ from siammae.errors import CheckpointError
 from siammae.features import extract_features, normalize
 from siammae.frames import PathLike, VideoSource
 from siammae.network.defaults import float32_on_cpu
+from siammae.network.pooled_keys import pooled_keys
 from siammae.network.pretraining_model import PretrainingModel
 from siammae.network.shapes import tensor_shapes
 from siammae.network.vit import sincos_position
@@ -38,7 +39,7 @@ class SiamMAE(PretrainingModel):
         propagation: recommended label propagation.
     """
 
-    takes_region = True  # of extract
+    extract_options = frozenset({"region", "pool_keys"})  # that not every extractor has
 
     def __init__(self, config: ModelConfig | None = None, *, propagation: PropagationConfig | None = None) -> None:
         super().__init__(config or ModelConfig())
@@ -123,6 +124,7 @@ class SiamMAE(PretrainingModel):
         whiten: bool = True,
         pixel_std: tuple[float, float, float] | None = None,
         region: tuple[int, int, int, int] | None = None,
+        pool_keys: int = 1,
     ) -> Tensor:
         """Return dense features; nothing is ever masked.
 
@@ -137,6 +139,8 @@ class SiamMAE(PretrainingModel):
             pixel_std: overrides the divisor of normalised pixels.
             region: encode these patches only, ``(top, left, bottom, right)``, the last two not included: at their
                 places in the whole frame, but without seeing the rest of it. Features of all others are 0.
+            pool_keys: every patch attends to means of so many by so many patches; 1 = to each one. 2 takes about a
+                quarter of attention's time, and changes features a little.
 
         Returns:
             ``(T, C, h, w)`` on the model's device, in its dtype; CLS is dropped.
@@ -149,7 +153,9 @@ class SiamMAE(PretrainingModel):
         whitening = self.whitening if whiten and last and norm else None
         return extract_features(
             frames,
-            lambda images: self._encode(images, layer, norm, pixel_std or self.config.pixel_std, whitening, region),
+            lambda images: self._encode(
+                images, layer, norm, pixel_std or self.config.pixel_std, whitening, region, pool_keys
+            ),
             patch_size=self.patch_size,
             device=self.device,
             resize=resize,
@@ -164,6 +170,7 @@ class SiamMAE(PretrainingModel):
         std: tuple[float, float, float],
         whitening: Whitening | None,
         region: tuple[int, int, int, int] | None = None,
+        pool_keys: int = 1,
     ) -> Tensor:
         h, w = (side // self.patch_size for side in images.shape[-2:])
         tokens = self.encoder.embed(normalize(images, self.config.pixel_mean, std, self.dtype))
@@ -172,11 +179,14 @@ class SiamMAE(PretrainingModel):
         top, left, bottom, right = _check_region(region, (h, w))
         if region is not None:
             tokens = tokens.unflatten(1, (h, w))[:, top:bottom, left:right].flatten(1, 2)  # type: ignore[no-untyped-call]
-        features = self.encoder(tokens, layer=layer, norm=norm)[:, 1:]  # (B, n, C)
+        with pooled_keys(pool_keys, (bottom - top, right - left), 1 + self.config.registers):
+            features = self.encoder(tokens, layer=layer, norm=norm)[:, 1:]  # (B, n, C)
         if whitening is not None:
             features = whitening(features)
-        part = features.transpose(1, 2).reshape(len(images), -1, bottom - top, right - left)
-        return F.pad(part, (left, w - right, top, h - bottom))
+        maps: Tensor = features.unflatten(1, (bottom - top, right - left))
+        if region is not None:
+            maps = F.pad(maps, (0, 0, left, w - right, top, h - bottom))
+        return maps.permute(0, 3, 1, 2)
 
     def fit_whitening(
         self, frames: VideoSource, *, resize: int | tuple[int, int] | None = None, epsilon: float = 0.01

@@ -14,8 +14,9 @@ from siammae.config import PropagationConfig
 from siammae.errors import CheckpointError, one_line
 from siammae.features import extract_features, normalize
 from siammae.frames import VideoSource
-from siammae.network.cpu_layers import faster_products, use_cpu_layers
+from siammae.network.cpu_layers import CpuAttention, faster_products, use_cpu_layers
 from siammae.network.defaults import float32_on_cpu
+from siammae.network.pooled_keys import pooled_keys
 
 PREFIX = "timm/"
 _META_TAGS = (".lvd1689m", ".sat493m")  # of DINOv3's own weights
@@ -43,6 +44,8 @@ class TimmExtractor:
     Raises:
         ValueError: the model has no patch grid or no such block, or timm's record of its normalisation is missing.
     """
+
+    extract_options = frozenset({"pool_keys"})  # that not every extractor has
 
     def __init__(
         self,
@@ -138,6 +141,7 @@ class TimmExtractor:
         norm: bool | None = None,
         batch_size: int = 8,
         pixel_std: tuple[float, float, float] | None = None,
+        pool_keys: int = 1,
     ) -> Tensor:
         """Return dense features; CLS, registers and other prefix tokens are dropped.
 
@@ -148,6 +152,7 @@ class TimmExtractor:
             norm: another choice than the extractor's.
             batch_size: frames encoded at once.
             pixel_std: overrides the divisor of normalised pixels.
+            pool_keys: see :meth:`siammae.SiamMAE.extract`; for networks with timm's plain self-attention.
 
         Returns:
             ``(T, C, h, w)`` on the model's device, in its dtype.
@@ -157,13 +162,16 @@ class TimmExtractor:
             VideoReadError: the video cannot be decoded.
         """
         block = self.check_layer(self.layer if layer is None else layer)
+        if pool_keys != 1 and not all(type(part.attn) is CpuAttention for part in self.model.blocks):
+            raise ValueError(f"pool_keys is {pool_keys}, but {self.name} has another attention than timm's plain one.")
         final_norm = self.norm if norm is None else norm
         std = pixel_std or self.pixel_std
 
         def encode(images: Tensor) -> Tensor:
             self._check_size((images.shape[-2], images.shape[-1]))
             pixels = normalize(images, self.pixel_mean, std, self.dtype)
-            with faster_products(self.dtype):
+            grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
+            with faster_products(self.dtype), pooled_keys(pool_keys, grid, self.model.num_prefix_tokens):
                 features: Tensor = self.model.forward_intermediates(
                     pixels, indices=[block], norm=final_norm, stop_early=True, intermediates_only=True
                 )[0]  # (B, C, h, w)

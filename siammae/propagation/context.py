@@ -146,6 +146,7 @@ class Stream:
 
     def __init__(self, extractor: FeatureExtractor, config: PropagationConfig, kernels: Kernels) -> None:
         choose_kernels(kernels)  # a backend that cannot run is refused now, not at the second frame
+        _check_options(extractor, config)
         self.extractor, self.config, self.kernels = extractor, config, kernels
         self.cells = 1  # of labels on a side of a patch; masks may have more
         self.reset()
@@ -187,6 +188,8 @@ class Stream:
         region = focus.look((size[0] // patch, size[1] // patch)) if focus else None
         if region:
             options["region"] = region
+        if config.pool_keys > 1:
+            options["pool_keys"] = config.pool_keys
         features = self.extractor.extract(resized[None], **options)[0]
         if not features.isfinite().all():
             raise ValueError(
@@ -203,9 +206,22 @@ class Stream:
         """Return the grid of labels: that of the patches, each in ``cells`` x ``cells``."""
         return features.grid[0] * self.cells, features.grid[1] * self.cells
 
-    def propagate(self, features: FrameFeatures) -> Tensor:
-        """Mix the context's labels for a new frame: ``(L, h, w)``."""
-        return self._mix(features, self.queue.features(), self.queue.labels(), self.queue.pinned)
+    def propagate(self, features: FrameFeatures, region: Region | None = None) -> Tensor:
+        """Mix the context's labels for a new frame: ``(L, h, w)``.
+
+        With a region, its patches are matched within it, in all frames, and all others are background: they were not
+        encoded.
+        """
+        context, labels, pinned = self.queue.features(), self.queue.labels(), self.queue.pinned
+        if region is None:
+            return self._mix(features, context, labels, pinned)
+        top, left, bottom, right = region
+        inside = (..., slice(self.cells * top, self.cells * bottom), slice(self.cells * left, self.cells * right))
+        query, *near = (FrameFeatures(frame.tensor[:, top:bottom, left:right]) for frame in (features, *context))
+        mixed = labels.new_zeros(labels.shape[1:])
+        mixed[0] = 1
+        mixed[inside] = self._mix(query, near, labels[inside], pinned)
+        return mixed
 
     def look_back(self, past: ContextFrame, features: FrameFeatures, labels: Tensor) -> Tensor:
         """Mix the labels of an annotated frame for one before it, as :meth:`propagate` does for one after it."""
@@ -235,6 +251,17 @@ class Stream:
         self.frame_size = size
         self.queue.add(frame)
         self.frame_index += 1
+
+
+def _check_options(extractor: FeatureExtractor, config: PropagationConfig) -> None:
+    """Refuse rules that ask an extractor for what it has not."""
+    known: frozenset[str] = getattr(extractor, "extract_options", frozenset())
+    for option, field, off in (("region", "focus_margin", None), ("pool_keys", "pool_keys", 1)):
+        given = getattr(config, field)
+        if given != off and option not in known:
+            raise ValueError(
+                f"{field} is {given}, but {type(extractor).__name__}.extract knows no {option!r}: pass {field}={off}."
+            )
 
 
 class StreamPropagator:

@@ -23,7 +23,7 @@ from siammae.propagation.context import (
     StreamPropagator,
     in_turn,
 )
-from siammae.propagation.focus import Focus, Region
+from siammae.propagation.focus import Focus
 from siammae.propagation.labels import FrameMasks, encode_mask, unit_sum
 
 
@@ -46,11 +46,6 @@ class Propagator(StreamPropagator):
         rules = self._stream.config
         self._stream.cells = rules.label_cells
         self._focus = None if rules.focus_margin is None else Focus(rules.focus_margin, rules.label_cells)
-        if self._focus and not getattr(extractor, "takes_region", False):
-            raise ValueError(
-                f"focus_margin is {rules.focus_margin}, but {type(extractor).__name__} cannot encode a part of a "
-                "frame: pass focus_margin=None."
-            )
         self._ids: tuple[int, ...] = ()
 
     @property
@@ -120,9 +115,7 @@ class Propagator(StreamPropagator):
     def _advance(self, frame: EncodedFrame, given: NDArray[np.uint8] | None, given_ids: tuple[int, ...]) -> FrameMasks:
         stream, features = self._stream, frame.features
         in_size = (frame.image.shape[0], frame.image.shape[1])
-        scores = stream.propagate(features) if len(stream.queue) else None
-        if scores is not None and frame.region:
-            scores = _inside(scores, frame.region, stream.cells)
+        scores = stream.propagate(features, frame.region) if len(stream.queue) else None
         if scores is not None and stream.config.normalize_labels:
             scores = unit_sum(scores)
         ids = (*self._ids, *(i for i in given_ids if i not in self._ids))
@@ -221,15 +214,6 @@ class Propagator(StreamPropagator):
 
         self._stream.queue.change(without)
         self._ids = tuple(i for i in self._ids if i != object_id)
-
-
-def _inside(scores: Tensor, region: Region, cells: int) -> Tensor:
-    """Keep the labels of the patches that were encoded; all others are background."""
-    top, left, bottom, right = (side * cells for side in region)
-    kept = torch.zeros_like(scores)
-    kept[0] = 1
-    kept[:, top:bottom, left:right] = scores[:, top:bottom, left:right]
-    return kept
 
 
 def _to_background(labels: Tensor, objects: Sequence[int], ids: Sequence[int]) -> Tensor:

@@ -4,12 +4,14 @@ import argparse
 
 import pytest
 
-from siammae.cli.inputs import assignments, propagation_changes
+from siammae.cli.inputs import assignments, propagation_changes, propagation_config
 from siammae.config import PropagationConfig
+from siammae.features import PixelExtractor
 
 
 def options(*, fields=(), **given):
     plain = {"top_k": None, "temperature": None, "radius": None, "queue_length": None, "short_side": None}
+    plain |= {"preset": None, "quality": None}
     return argparse.Namespace(set=list(fields), **(plain | given))
 
 
@@ -52,3 +54,22 @@ def test_values_that_json_cannot_hold_are_text(value):
 def test_a_value_that_no_field_can_have_is_refused(field, message):
     with pytest.raises(ValueError, match=message):
         PropagationConfig().replace(**assignments([field]))
+
+
+class Recommending(PixelExtractor):
+    """An extractor with rules of its own."""
+
+    propagation = PropagationConfig(top_k=3, resize=64)
+
+
+def test_rules_are_the_models_own_a_preset_or_a_quality_changed_by_options():
+    model = Recommending(8)
+    assert propagation_config(options(), model) == model.propagation
+    assert propagation_config(options(preset="dino"), model) == PropagationConfig.preset("dino")
+    best = PropagationConfig.recommended(model, "best")
+    assert propagation_config(options(quality="best"), model) == best
+    assert propagation_config(options(quality="best", short_side=96, top_k=9), model) == best.replace(
+        resize=96, top_k=9
+    )
+    with pytest.raises(ValueError, match="--preset dino and --quality fast are both given: give one of them"):
+        propagation_config(options(preset="dino", quality="fast"), model)

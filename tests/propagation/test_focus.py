@@ -89,7 +89,7 @@ def test_extract_refuses_a_region_outside_the_grid(model, region):
 class Regions(PixelExtractor):
     """Pixels as features, of a region only where one is asked for."""
 
-    takes_region = True
+    extract_options = frozenset({"region"})
 
     def __init__(self, patch_size):
         super().__init__(patch_size)
@@ -122,7 +122,7 @@ def test_propagation_with_a_focus_follows_and_encodes_less():
 
 
 def test_a_focus_with_an_extractor_that_cannot_is_refused():
-    with pytest.raises(ValueError, match=r"focus_margin is 3, but PixelExtractor cannot encode a part of a frame"):
+    with pytest.raises(ValueError, match=r"focus_margin is 3, but PixelExtractor\.extract knows no 'region'"):
         Propagator(PixelExtractor(4), PropagationConfig(focus_margin=3))
 
 

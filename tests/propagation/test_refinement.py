@@ -14,6 +14,26 @@ from siammae.propagation.propagator import Propagator
 from siammae.propagation.refinement import refine_by_colour
 
 
+def blocks(maps, stride):
+    """Means over blocks of pixels; those at the right and lower border may be smaller."""
+    height, width = maps.shape[1:]
+    rows, columns = range(0, height, stride), range(0, width, stride)
+    return np.stack(
+        [[maps[:, y : y + stride, x : x + stride].mean(axis=(1, 2)) for x in columns] for y in rows]
+    ).transpose(2, 0, 1)
+
+
+def between(maps, stride, shape):
+    """Bilinear values at every pixel, from those at the centres of blocks."""
+    for axis, length in ((1, shape[0]), (2, shape[1])):
+        place = np.clip((np.arange(length) + 0.5) / stride - 0.5, 0, maps.shape[axis] - 1)
+        low = np.floor(place).astype(int)
+        high, part = np.minimum(low + 1, maps.shape[axis] - 1), place - low
+        part = part[:, None] if axis == 1 else part
+        maps = np.take(maps, low, axis) * (1 - part) + np.take(maps, high, axis) * part
+    return maps
+
+
 def naive(labels, image, radius, strength):
     """The formula pixel by pixel, in float64."""
     soft = labels.double().numpy()
@@ -21,25 +41,29 @@ def naive(labels, image, radius, strength):
     colours = image.numpy() / 255.0
     count, height, width = soft.shape
     best = soft.argmax(axis=0)
-    area = (2 * radius + 1) ** 2
     near = np.zeros_like(soft)
-    boxes = {}
     for y in range(height):
         for x in range(width):
-            box = slice(max(0, y - radius), y + radius + 1), slice(max(0, x - radius), x + radius + 1)
-            boxes[y, x] = box
-            for label in range(count):
-                near[label, y, x] = (best[box] == label).any()
+            box = best[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
+            near[:, y, x] = [(box == label).any() for label in range(count)]
+    stride = 2 if radius >= 4 else 1
+    reach = round(radius / stride)
+    first, second = blocks(colours, stride), blocks(colours**2, stride)
     for _ in range(2):
         fits = np.zeros_like(soft)
-        for (y, x), box in boxes.items():
-            for label in range(count):
-                weight = soft[label][box] ** 2
-                total = max(weight.sum() / area, 1e-6)
-                mean = (weight * colours[:, *box]).sum(axis=(1, 2)) / area / total
-                square = (weight * colours[:, *box] ** 2).sum(axis=(1, 2)) / area / total
-                variance = np.maximum(square - mean**2, 0) + 5e-4
-                fits[label, y, x] = -0.5 * ((colours[:, y, x] - mean) ** 2 / variance + np.log(variance)).sum()
+        for label in range(count):
+            weights = blocks(soft[label][None], stride)[0] ** 2
+            local = np.zeros((7, *weights.shape))
+            for y in range(weights.shape[0]):
+                for x in range(weights.shape[1]):
+                    box = slice(max(0, y - reach), y + reach + 1), slice(max(0, x - reach), x + reach + 1)
+                    total = max(weights[box].sum(), 1e-6 * (2 * reach + 1) ** 2)
+                    mean = (weights[box] * first[:, *box]).sum(axis=(1, 2)) / total
+                    square = (weights[box] * second[:, *box]).sum(axis=(1, 2)) / total
+                    variance = np.maximum(square - mean**2, 0) + 5e-4
+                    local[:, y, x] = [*mean, *(0.5 / variance), 0.5 * np.log(variance).sum()]
+            local = between(local, stride, (height, width))
+            fits[label] = -((colours - local[:3]) ** 2 * local[3:6]).sum(axis=0) - local[6]
         soft = soft * near * np.exp(strength * np.clip(fits - fits[:1], -6, 6))
         soft = soft / np.maximum(soft.sum(axis=0), 1e-6)
     return soft
@@ -51,11 +75,24 @@ def some(seed, count=3, size=(11, 14)):
     return torch.rand((count, *size), generator=generator).square(), image
 
 
-@pytest.mark.parametrize(("count", "radius", "strength"), [(2, 2, 0.3), (3, 1, 1.0), (4, 3, 0.0), (2, 20, 0.3)])
+@pytest.mark.parametrize(
+    ("count", "radius", "strength"), [(2, 2, 0.3), (3, 1, 1.0), (4, 3, 0.0), (2, 20, 0.3), (3, 5, 0.3)]
+)
 def test_refine_by_colour_is_the_formula(count, radius, strength):
     labels, image = some(count, count)
     got = refine_by_colour(labels, image, radius=radius, strength=strength)
     np.testing.assert_allclose(got, naive(labels, image, radius, strength), atol=2e-3)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (17, 9), (36, 41)])
+@pytest.mark.parametrize("radius", [3, 4])
+def test_small_object_in_a_large_frame_is_refined_as_in_all_of_it(place, radius):
+    generator = torch.Generator().manual_seed(sum(place))
+    image = torch.randint(0, 256, (3, 43, 50), generator=generator, dtype=torch.uint8)
+    labels = torch.stack([torch.ones(43, 50), torch.full((43, 50), 0.2)])
+    labels[1, place[0] : place[0] + 5, place[1] : place[1] + 7] = 2
+    got = refine_by_colour(labels, image, radius=radius, strength=0.5)
+    np.testing.assert_allclose(got, naive(labels, image, radius, 0.5), atol=1e-3)
 
 
 @settings(deadline=None, max_examples=30)

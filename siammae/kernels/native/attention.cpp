@@ -132,14 +132,9 @@ void weigh(Row &row, float *scores, int64_t keys, float *sums, int64_t width, fl
     row.total += sum(total);
 }
 
-// Heads are counted through all images.
-const Value *part_of(const Attention &a, int64_t token, int64_t part, int64_t head) {
-    const int64_t row = head / a.heads * a.tokens + token;
-    return (const Value *)a.qkv + ((row * 3 + part) * a.heads + head % a.heads) * a.width;
-}
-
-Value *result_of(const Attention &a, int64_t token, int64_t head) {
-    return (Value *)a.out + ((head / a.heads * a.tokens + token) * a.heads + head % a.heads) * a.width;
+// Where a head's channels of a token are; heads are counted through all images.
+const Value *channels_of(const Attention &a, const void *first, int64_t token, int64_t count, int64_t step, int64_t head) {
+    return (const Value *)first + (head / a.heads * count + token) * step + head % a.heads * a.width;
 }
 
 void lay_out(const Attention &a, int64_t head) {
@@ -153,7 +148,8 @@ void lay_out(const Attention &a, int64_t head) {
             for (int64_t g = 0; g < groups; ++g) to[g * kPanel] = 0;
             continue;
         }
-        const Value *key = part_of(a, token, 1, head), *value = part_of(a, token, 2, head);
+        const Value *key = channels_of(a, a.key, token, a.tokens, a.token_step, head);
+        const Value *value = channels_of(a, a.value, token, a.tokens, a.token_step, head);
         for (int64_t g = 0; g < groups; ++g) __builtin_memcpy(to + g * kPanel, key + g * kPacked, sizeof *to);
         Value *row = values + token / kPacked * columns * kPacked + token % kPacked;
         for (int64_t c = 0; c < a.width; ++c) row[c * kPacked] = value[c];
@@ -184,8 +180,8 @@ void run(const Attention &a, int64_t head, int64_t first, float *scratch) {
     __builtin_memset(sums, 0, sizeof(float) * (size_t)(kAttentionQueries * columns));
     for (int64_t q = 0; q < kAttentionQueries; ++q) {
         rows[q] = {-__builtin_inff(), 0};
-        const int64_t token = least(first + q, a.tokens - 1);
-        __builtin_memcpy(queries + q * groups, part_of(a, token, 0, head), (size_t)a.width * sizeof(Value));
+        const Value *query = channels_of(a, a.query, least(first + q, a.queries - 1), a.queries, a.query_step, head);
+        __builtin_memcpy(queries + q * groups, query, (size_t)a.width * sizeof(Value));
     }
     for (int64_t from = 0; from < filled; from += kAttentionKeys) {
         const int64_t some = least(filled - from, kAttentionKeys);
@@ -203,8 +199,9 @@ void run(const Attention &a, int64_t head, int64_t first, float *scratch) {
                 multiply<true>((const Pack *)scores + q * kAttentionStride, kAttentionStride,
                                values + from / kPacked * columns + c, columns, some / kPacked, sums + q * columns + c, columns);
     }
-    for (int64_t q = 0; q < kAttentionQueries && first + q < a.tokens; ++q)
-        finish(rows[q], sums + q * columns, a.width, result_of(a, first + q, head));
+    for (int64_t q = 0; q < kAttentionQueries && first + q < a.queries; ++q)
+        finish(rows[q], sums + q * columns, a.width,
+               (Value *)a.out + ((head / a.heads * a.queries + first + q) * a.heads + head % a.heads) * a.width);
 }
 
 }  // namespace

@@ -3,10 +3,12 @@
 #include <stdint.h>
 
 struct Attention {
-    int64_t images, tokens, heads, width;  // width: channels of a head, even in bfloat16
+    int64_t images, heads, width;  // width: channels of a head, even in bfloat16
+    int64_t queries, tokens;       // of an image: those that look, and those looked at
+    int64_t query_step, token_step;  // channels from one of them to the next, of all images in a row
     double scale;         // what turns a product of query and key into the exponent of 2 of its weight
-    const void *qkv;      // (images, tokens, 3, heads, width) queries, keys and values
-    void *out;            // (images, tokens, heads, width)
+    const void *query, *key, *value;  // of the first image's first token; (heads, width) each
+    void *out;            // (images, queries, heads, width)
     void *keys, *values;  // room for all heads of all images, key_words() and value_words() each, aligned to 64 bytes
 };
 

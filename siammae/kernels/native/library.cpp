@@ -113,7 +113,7 @@ void in_threads(int32_t count, const Part &part) {
 extern "C" {
 
 // Goes up with every change of the headers' structures or of a function here.
-int32_t siammae_native_abi() { return 4; }
+int32_t siammae_native_abi() { return 5; }
 
 int32_t siammae_native_levels() { return kLevelCount; }
 const char *siammae_native_level_name(int32_t level) { return kLevels[level].name; }
@@ -153,7 +153,7 @@ int32_t siammae_native_topk(const Problem *problem, int32_t level, int32_t threa
 // The caller leaves `keys` and `values` of the call's description empty.
 int32_t siammae_native_attend(const Attention *call, int32_t bfloat16, int32_t level, int32_t threads) try {
     const Attends &run = bfloat16 ? kLevels[level].attention_bfloat16 : kLevels[level].attention;
-    const int64_t packed = bfloat16 ? 2 : 1, blocks = (call->tokens + kAttentionQueries - 1) / kAttentionQueries;
+    const int64_t packed = bfloat16 ? 2 : 1, blocks = (call->queries + kAttentionQueries - 1) / kAttentionQueries;
     const int64_t heads = call->images * call->heads;
     threads = int32_t(std::min<int64_t>(std::max(threads, 1), heads * blocks));
     // All counts are multiples of 16 words, so that what follows an array is aligned as well.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 LIBRARY = Path(__file__).with_name("libsiammae_native.so")
 ENVIRONMENT = "SIAMMAE_NATIVE_ISA"  # one of instruction_sets(), to run a slower one than the machine has
-_ABI = 4  # siammae_native_abi() in library.cpp
+_ABI = 5  # siammae_native_abi() in library.cpp
 
 
 @functools.cache
