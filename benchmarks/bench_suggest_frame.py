@@ -20,6 +20,7 @@ from interleaved import headline
 from stored_features import StoredFeatures
 
 import siammae
+from siammae.cli.inputs import assignments
 from siammae.evaluation.davis.layout import DavisLayout, DavisSequence
 from siammae.propagation.suggestion import Rule
 
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("places", nargs="+", metavar="ROOT:SPLIT")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth frame")
     parser.add_argument("--model", default="siammae-ti8")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change the rules of masks")
     parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
     parser.add_argument("--seed", type=int, default=0, help="of the rule random")
     parser.add_argument("--features", required=True, metavar="DIR", help="keeps the features of this model")
@@ -112,6 +114,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = StoredFeatures(siammae.SiamMAE.from_pretrained(args.model), Path(args.features))
+    config = model.propagation.replace(**assignments(args.set))
     output = Path(args.output)
     rows = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
     done = {(row["sequence"], row["rule"]) for row in rows}
@@ -123,7 +126,7 @@ def main() -> None:
             found = [
                 {"split": split, "sequence": sequence.name, "rule": rule, "count": len(annotated)}
                 | {"J": j, "F": f, "annotated": annotated}
-                for annotated, (j, f) in simulate(clip, rule, args.seed, model=model)
+                for annotated, (j, f) in simulate(clip, rule, args.seed, model=model, config=config)
             ]
             rows += found
             with output.open("a") as file:

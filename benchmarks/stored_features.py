@@ -25,16 +25,19 @@ class StoredFeatures:
     def __init__(self, extractor: FeatureExtractor, folder: Path) -> None:
         self.patch_size = extractor.patch_size
         self.propagation = getattr(extractor, "propagation", None)
+        self.extract_options: frozenset[str] = getattr(extractor, "extract_options", frozenset())
         self._extractor, self._folder = extractor, folder
 
-    def extract(self, frames: VideoSource, *, batch_size: int = 8) -> Tensor:
-        """Return patch features ``(T, C, h, w)``."""
-        return torch.cat([self._one(frame) for frame in read_frames(frames)])
+    def extract(self, frames: VideoSource, *, batch_size: int = 8, **options: object) -> Tensor:
+        """Return patch features ``(T, C, h, w)``; options are the extractor's own."""
+        return torch.cat([self._one(frame, options) for frame in read_frames(frames)])
 
-    def _one(self, frame: np.ndarray) -> Tensor:
-        key = hashlib.blake2b(frame.tobytes(), key=str(frame.shape).encode(), digest_size=16).hexdigest()
-        path = self._folder / f"{key}.npy"
+    def _one(self, frame: np.ndarray, options: dict[str, object]) -> Tensor:
+        key = hashlib.blake2b(frame.tobytes(), key=str(frame.shape).encode(), digest_size=16)
+        if options:
+            key.update(repr(sorted(options.items())).encode())
+        path = self._folder / f"{key.hexdigest()}.npy"
         if not path.is_file():
             with whole(path, sync=False) as part, part.open("wb") as file:
-                np.save(file, self._extractor.extract(frame[None])[0].cpu().numpy())
+                np.save(file, self._extractor.extract(frame[None], **options)[0].cpu().numpy())
         return torch.from_numpy(np.load(path))[None]

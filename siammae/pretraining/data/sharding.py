@@ -284,12 +284,15 @@ class _Writer:
 
     def _close_tar(self) -> None:
         if self._tar is not None:
+            if not self._shards:  # killed from here on, the next run must know whose the first tar is
+                self._write(PROGRESS_FILE, begun=False)
             self._open.close()
             self._shards.append({"file": self._name, "clips": self._clips})
             self._tar, self._clips = None, []
 
-    def _write(self, name: str) -> None:
-        content = {**self._origin, "handled": self.handled, "skipped": self.skipped, "shards": self._shards}
+    def _write(self, name: str, *, begun: bool = True) -> None:
+        handled, skipped = (self.handled, self.skipped) if begun else (0, [])
+        content = {**self._origin, "handled": handled, "skipped": skipped, "shards": self._shards}
         with whole(self._folder / name) as part:
             part.write_text(json.dumps(content), encoding="utf-8")
 

@@ -184,6 +184,25 @@ def test_shards_are_read_by_webdataset(lossless):
         assert np.array_equal(sample["000005.png"], frame)
 
 
+def test_sharding_killed_after_its_only_tar_goes_on(clips, tmp_path, monkeypatch):
+    settings = ShardSettings(short_side=36)
+    write_shards(clips, tmp_path / "whole", settings)
+    write = sharding._Writer._write
+
+    def killed(self, name, **options):
+        if name == "index.json":
+            raise KeyboardInterrupt
+        write(self, name, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sharding._Writer, "_write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_shards(clips, tmp_path / "parts", settings)
+    assert (tmp_path / "parts" / "clips-000000.tar").exists()
+    write_shards(clips, tmp_path / "parts", settings)
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+
+
 def test_sharding_over_other_shards_deletes_them_when_asked_for_and_nothing_else(clips, tmp_path):
     write_shards(clips, tmp_path / "new", ShardSettings(short_side=36))
     write_shards(clips, tmp_path / "old", ShardSettings(short_side=36, format="png", shard_mb=SMALL))
