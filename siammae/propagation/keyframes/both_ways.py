@@ -3,7 +3,8 @@
 Frames are read and encoded once, in their order. What the way back needs of a frame, its features and its resized
 image, waits on disk until the next annotated frame is there; memory does not grow with the video, and neither does the
 disk, beyond the longest stretch between two annotated frames: 1.5 MB a frame with the bundled network at a short side
-of 240 pixels, in float32.
+of 240 pixels, in float32. Frames are encoded whole here, whatever ``focus_margin`` says: both passes need them, and
+each looking near its own objects was worse (benchmarks/several_annotated_frames.md).
 """
 
 from __future__ import annotations

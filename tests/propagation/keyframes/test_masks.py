@@ -176,6 +176,14 @@ def test_frames_of_two_sizes_before_the_first_mask_are_refused(clip):
         propagate_masks(iter(frames), {3: masks[3]}, **RULES)
 
 
+def test_refinement_between_two_masks_has_the_frame(clip):
+    video, masks = clip
+    config = RULES["config"].replace(refine="local-colour", refine_radius=2)
+    results = list(follow_masks(video, {2: masks[2], 6: masks[6]}, model=RULES["model"], config=config))
+    for t, result in enumerate(results):
+        np.testing.assert_array_equal(result.image, video[t])
+
+
 def test_memory_stays_flat_with_five_masks_in_3000_frames():
     video, masks = moving_square(2, (24, 32), side=8)
     frames, config = 3000, PropagationConfig(radius=2, queue_length=1, top_k=1)
