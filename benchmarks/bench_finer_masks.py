@@ -138,7 +138,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         chosen = name.split(",")[0] in QUALITIES
         axes.plot(ms, score, "o", color="tab:orange" if chosen else "tab:grey")
         axes.annotate(name.split(",")[0] if chosen else name, (ms, score), (6, -3), textcoords="offset points")
-    axes.set(xscale="log", xlabel="CPU milliseconds a frame", ylabel="J&F")
+    axes.set(xlabel="CPU milliseconds a frame", ylabel="J&F")
+    axes.set_xlim(0, 1.15 * max(axes.get_xlim()))
     figure.savefig(path, dpi=120)
 
 

@@ -61,8 +61,9 @@ class PropagationConfig(Settings):
         upsample_to: ``"frame"`` = soft labels go to the frame's size, then argmax; ``"input"`` = to the network's
             input size, argmax, then nearest neighbour to the frame's size.
         focus_margin: encode only the patches near the objects: their box in the frames before and so many patches
-            around it; the whole frame when one of them is lost. None = always the whole frame, as all public codes.
-            Masks only, and only with an extractor that can (``SiamMAE``).
+            around it; the whole frame when one is lost. Of several objects each keeps to its own box and margin.
+            None = always the whole frame, as all public codes. Masks only, and only with an extractor that can
+            (``SiamMAE``).
         pool_keys: the encoder's attention looks at means of so many by so many patches, see ``SiamMAE.extract``; 1 in
             the presets of public codes. Only with an extractor that can (``SiamMAE``, plain ViTs of timm).
         refine: what is done to a mask when it is rendered, never to the labels that travel: ``"none"``, or

@@ -116,6 +116,8 @@ class Propagator(StreamPropagator):
         stream, features = self._stream, frame.features
         in_size = (frame.image.shape[0], frame.image.shape[1])
         scores = stream.propagate(features, frame.region) if len(stream.queue) else None
+        if scores is not None and self._focus:
+            scores = self._focus.keep_near(scores)
         if scores is not None and stream.config.normalize_labels:
             scores = unit_sum(scores)
         ids = (*self._ids, *(i for i in given_ids if i not in self._ids))

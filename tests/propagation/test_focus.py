@@ -57,6 +57,44 @@ def test_focus_counts_a_patch_of_which_one_cell_is_the_objects():
     assert focus.look((10, 12)) == (3, 4, 6, 7)
 
 
+def test_an_object_is_kept_near_where_it_was_and_the_background_gets_the_rest():
+    focus = Focus(1, 1)
+    focus.learn(scores(a=(1, 1, 2, 2), b=(6, 8, 8, 10)), given=True)
+    leaked = scores(a=(1, 1, 2, 3), b=(6, 8, 8, 10))
+    leaked[2, 0, 0], leaked[0, 0, 0] = 0.7, 0.3  # another one that looks like b, far from it
+    kept = focus.keep_near(leaked)
+    assert (kept[0, 0, 0], kept[2, 0, 0]) == (1, 0)
+    leaked[:, 0, 0] = kept[:, 0, 0]
+    assert torch.equal(kept, leaked)
+    torch.testing.assert_close(kept.sum(dim=0), torch.ones(10, 12))
+
+
+def test_keeping_near_counts_cells_and_lets_an_object_be_anywhere_that_was_not_there():
+    focus = Focus(1, 2)
+    focus.learn(scores((20, 24), a=(2, 2, 4, 4), b=(0, 0, 0, 0)), given=True)
+    far = scores((20, 24), a=(2, 2, 7, 4), b=(10, 10, 12, 12))
+    kept = focus.keep_near(far)
+    assert kept[1].nonzero().amax(dim=0).tolist() == [5, 3]  # patch (1, 1), and one more on each side
+    assert torch.equal(kept[2], far[2])
+
+
+def test_one_object_or_other_objects_than_before_are_left_as_they_are():
+    focus = Focus(1, 1)
+    alone, two = scores(a=(0, 0, 9, 9)), scores(a=(0, 0, 9, 9), b=(9, 9, 10, 10))
+    assert focus.keep_near(two) is two  # nothing is known yet
+    focus.learn(scores(a=(1, 1, 2, 2)), given=True)
+    assert focus.keep_near(alone) is alone
+    assert focus.keep_near(two) is two
+
+
+def test_focus_with_other_objects_than_before_begins_anew():
+    focus = Focus(1, 1)
+    focus.learn(scores(a=(1, 1, 2, 2), b=(6, 8, 8, 10)), given=True)
+    focus.learn(scores(a=(1, 1, 2, 2), b=(6, 8, 8, 10), c=(4, 4, 5, 5)), given=False)
+    assert focus.look((20, 20)) == (0, 0, 9, 11)
+    assert focus.keep_near(scores(a=(1, 1, 2, 2), b=(6, 8, 8, 10), c=(9, 11, 10, 12)))[3].count_nonzero() == 0
+
+
 @pytest.fixture
 def model():
     return ramp_weights(tiny_model())
