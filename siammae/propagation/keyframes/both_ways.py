@@ -3,8 +3,8 @@
 Frames are read and encoded once, in their order. What the way back needs of a frame, its features and its resized
 image, waits on disk until the next annotated frame is there; memory does not grow with the video, and neither does the
 disk, beyond the longest stretch between two annotated frames: 1.5 MB a frame with the bundled network at a short side
-of 240 pixels, in float32. Where only the patches near the objects are encoded (``focus_margin``), each pass looks near
-its own: the frames themselves wait, 1.2 MB each at 480 x 854, and those between annotated ones are encoded twice.
+of 240 pixels, in float32. Frames are encoded whole here, whatever ``focus_margin`` says: both passes need them, and
+each looking near its own objects was worse (benchmarks/several_annotated_frames.md).
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from siammae.propagation.affinity import FrameFeatures
 from siammae.propagation.context import EncodedFrame
 
 Frames = Iterable[NDArray[np.uint8]]
-Kept = EncodedFrame | NDArray[np.uint8]  # a frame as it waits: encoded, or as it is, RGB (H, W, 3)
 
 
 class _Soft(Protocol):
@@ -53,7 +52,7 @@ class Between(NamedTuple, Generic[_R]):
     """A frame between two annotated ones, or before the first, with what both passes have to say."""
 
     number: int  # of the frame
-    image: NDArray[np.uint8] | None  # as the network took it, where refinement needs it
+    frame: EncodedFrame
     forward: tuple[Tensor, _R] | None  # soft labels, and a result of the same pass, which says of which objects
     backward: Tensor | None  # None: the annotated frame after has nothing to follow back
     given: _R  # of the annotated frame after
@@ -115,11 +114,6 @@ class Kind(Protocol[_P, _R]):
         """Refuse what is given for a frame if it does not fit frames of this size, ``(H, W)``."""
         ...
 
-    @property
-    def encodes_twice(self) -> bool:
-        """Whether each pass encodes its frames itself."""
-        ...
-
     def propagator(self) -> _P:
         """Return one that knows nothing yet."""
         ...
@@ -128,8 +122,12 @@ class Kind(Protocol[_P, _R]):
         """Take an annotated frame; returns what it says, too."""
         ...
 
-    def plain(self, propagator: _P, frame: Kept, number: int) -> _R:
+    def plain(self, propagator: _P, frame: EncodedFrame) -> _R:
         """Take any other frame."""
+        ...
+
+    def after_all(self, propagator: _P, frame: NDArray[np.uint8], index: int) -> _R:
+        """Take a frame after the last annotated one, which is followed as in a stream."""
         ...
 
     def turn(self, propagator: _P, frame: EncodedFrame, given: _R, index: int) -> bool:
@@ -172,54 +170,38 @@ class _Spool:
         ]
 
 
-class _Pass(Generic[_R]):
-    """What one pass says of the frames of a stretch: soft labels, and images where refinement needs them; on disk."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._spool = _Spool(stack)
-        self._last: _R | None = None
-
-    def add(self, result: _R) -> None:
-        """Keep a result."""
-        image = getattr(result, "image", None)
-        self._spool.add(result.scores.cpu().numpy(), *(() if image is None else (image,)))
-        self._last = result
-
-    def __getitem__(self, place: int) -> tuple[tuple[Tensor, _R] | None, NDArray[np.uint8] | None]:
-        if self._last is None:
-            return None, None
-        scores, *image = self._spool[place]
-        labels = torch.from_numpy(scores).to(self._last.scores.device)
-        return (labels, self._last), image[0].astype(np.uint8, copy=False) if image else None
-
-
 class _Stretch(Generic[_R]):
-    """The frames since an annotated one, or since the beginning, and what the forward pass says of them."""
+    """The frames since an annotated one, or since the beginning: encoded, with the forward pass's labels of each."""
 
     def __init__(self, stack: ExitStack) -> None:
-        self._frames = _Spool(stack)
+        self._encoded, self._scores = _Spool(stack), _Spool(stack)
+        self._forward: _R | None = None  # the pass's last result; None before the first annotated frame
         self._size: tuple[int, int] = (0, 0)
         self._device = torch.device("cpu")
-        self.forward = _Pass[_R](stack)
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return len(self._encoded)
 
-    def add(self, frame: Kept) -> None:
+    def add(self, frame: EncodedFrame, forward: _R | None) -> None:
         """Keep a frame."""
-        if isinstance(frame, EncodedFrame):
-            self._size, self._device = frame.size, frame.features.tensor.device
-            self._frames.add(frame.features.tensor.cpu().numpy(), frame.image)
-        else:
-            self._frames.add(frame)
+        self._size, self._device = frame.size, frame.features.tensor.device
+        self._encoded.add(frame.features.tensor.cpu().numpy(), frame.image)
+        if forward is not None:
+            self._scores.add(forward.scores.cpu().numpy())
+            self._forward = forward
 
-    def __getitem__(self, place: int) -> Kept:
-        *features, image = self._frames[place]
-        rgb = image.astype(np.uint8, copy=False)
-        if not features:
-            return rgb
-        tensor = torch.from_numpy(features[0]).to(self._device)
-        return EncodedFrame(self._size, FrameFeatures(tensor), rgb)
+    def frame(self, place: int) -> EncodedFrame:
+        """Return a frame again."""
+        features, image = self._encoded[place]
+        return EncodedFrame(self._size, FrameFeatures(self.tensor(features)), image.astype(np.uint8, copy=False))
+
+    def forward(self, place: int) -> tuple[Tensor, _R] | None:
+        """Return the forward pass's soft labels of a frame, if there is one."""
+        return None if self._forward is None else (self.tensor(self._scores[place][0]), self._forward)
+
+    def tensor(self, array: NDArray[np.generic]) -> Tensor:
+        """Return an array on the features' device."""
+        return torch.from_numpy(array).to(self._device)
 
 
 def follow_both_ways(frames: Frames, kind: Kind[_P, _R], name: str) -> Iterator[_R]:
@@ -245,22 +227,19 @@ def follow_both_ways(frames: Frames, kind: Kind[_P, _R], name: str) -> Iterator[
         stretch = _Stretch[_R](stack)
         for index, frame in enumerate(frames):
             if index > wanted[-1]:
-                yield kind.plain(forward, frame, index)
+                yield kind.after_all(forward, frame, index)
                 continue
+            encoded = forward.encode(frame)
             if index == 0 and len(wanted) > 1:
-                _check(kind, wanted, (frame.shape[0], frame.shape[1]))
+                _check(kind, wanted, encoded.size)
             if index in kind.given:
-                encoded = forward.encode(frame)
                 given, word = kind.annotated(forward, encoded, index)
-                yield from _back(kind, stretch, encoded, Between(index, None, None, None, given, said, word))
+                yield from _back(kind, stretch, Between(index, encoded, None, None, given, said, word))
                 yield given
                 stack.pop_all().close()
                 said, stretch = said | word, _Stretch[_R](stack)
             else:
-                kept = frame if kind.encodes_twice else forward.encode(frame)
-                stretch.add(kept)
-                if said:
-                    stretch.forward.add(kind.plain(forward, kept, index))
+                stretch.add(encoded, kind.plain(forward, encoded) if said else None)
     if index < wanted[-1]:
         raise ValueError(f"{name} are given for frame {wanted[-1]}, but the video ends at frame {index}.")
 
@@ -274,18 +253,23 @@ def _check(kind: Kind[_P, _R], numbers: Iterable[int], size: tuple[int, int]) ->
             raise ValueError(f"frame {number}: {error}") from error
 
 
-def _back(kind: Kind[_P, _R], stretch: _Stretch[_R], frame: EncodedFrame, end: Between[_R]) -> Iterator[_R]:
+def _back(kind: Kind[_P, _R], stretch: _Stretch[_R], end: Between[_R]) -> Iterator[_R]:
     """Follow a stretch back from the annotated frame at its end, then yield it in the video's order."""
     if not len(stretch):
         return
-    first = end.number - len(stretch)
     with ExitStack() as stack:
-        backward, propagator = _Pass[_R](stack), kind.propagator()
-        if kind.turn(propagator, frame, end.given, end.number):
+        spool, backward = _Spool(stack), kind.propagator()
+        turned = kind.turn(backward, end.frame, end.given, end.number)
+        if turned:
             for place in reversed(range(len(stretch))):
-                backward.add(kind.plain(propagator, stretch[place], first + place))
+                spool.add(kind.plain(backward, stretch.frame(place)).scores.cpu().numpy())
         for place in range(len(stretch)):
-            (forward, image), (back, other) = stretch.forward[place], backward[len(stretch) - 1 - place]
-            image = other if image is None else image
-            labels = None if back is None else back[0]
-            yield kind.fused(end._replace(number=first + place, image=image, forward=forward, backward=labels))
+            back = stretch.tensor(spool[len(stretch) - 1 - place][0]) if turned else None
+            yield kind.fused(
+                end._replace(
+                    number=end.number - len(stretch) + place,
+                    frame=stretch.frame(place),
+                    forward=stretch.forward(place),
+                    backward=back,
+                )
+            )

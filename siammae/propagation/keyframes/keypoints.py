@@ -13,7 +13,7 @@ from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
 from siammae.propagation.affinity import Kernels
 from siammae.propagation.context import EncodedFrame, Size
-from siammae.propagation.keyframes.both_ways import Between, Frames, Kept, Said, follow_both_ways
+from siammae.propagation.keyframes.both_ways import Between, Frames, Said, follow_both_ways
 from siammae.propagation.keypoint_propagator import (
     FrameKeypoints,
     KeypointPropagator,
@@ -39,10 +39,6 @@ class _Keypoints:
         first = min(self.given)
         check_keypoints(self.given[number], size, None if number == first else len(self.given[first]))
 
-    @property
-    def encodes_twice(self) -> bool:
-        return False
-
     def propagator(self) -> KeypointPropagator:
         return KeypointPropagator(self.extractor, self.config, kernels=self.kernels)
 
@@ -53,8 +49,11 @@ class _Keypoints:
         result, there = propagator.step_encoded(frame, keypoints=points), are_there(points)
         return result, {row: Said(index, bool(there[row])) for row in np.flatnonzero(spoken_for(points)).tolist()}
 
-    def plain(self, propagator: KeypointPropagator, frame: Kept, number: int) -> SoftKeypoints:
-        return propagator.step_encoded(frame if isinstance(frame, EncodedFrame) else propagator.encode(frame))
+    def plain(self, propagator: KeypointPropagator, frame: EncodedFrame) -> SoftKeypoints:
+        return propagator.step_encoded(frame)
+
+    def after_all(self, propagator: KeypointPropagator, frame: NDArray[np.uint8], index: int) -> SoftKeypoints:
+        return propagator.step_encoded(propagator.encode(frame))
 
     def turn(self, propagator: KeypointPropagator, frame: EncodedFrame, given: SoftKeypoints, index: int) -> bool:
         points = self.given[index]

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from siammae.annotations.masks import MaskSource, check_frame_size, mask_ids, read_mask
 from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
 from siammae.propagation.affinity import Kernels
-from siammae.propagation.context import EncodedFrame, Size, recommended_config
-from siammae.propagation.keyframes.both_ways import Between, Frames, Kept, Said, follow_both_ways
+from siammae.propagation.context import EncodedFrame, Size
+from siammae.propagation.keyframes.both_ways import Between, Frames, Said, follow_both_ways
 from siammae.propagation.labels import FrameMasks, confidence
 from siammae.propagation.propagator import Propagator
 
@@ -33,10 +35,6 @@ class _Masks:
         stack = getattr(mask, "ndim", 2) == 3
         check_frame_size(read_mask(mask, object_ids=self.object_ids if stack else None), size, name="mask")
 
-    @property
-    def encodes_twice(self) -> bool:
-        return (self.config or recommended_config(self.extractor)).focus_margin is not None
-
     def propagator(self) -> Propagator:
         return Propagator(self.extractor, self.config, kernels=self.kernels)
 
@@ -46,9 +44,11 @@ class _Masks:
         word = {object_id: Said(index, object_id in present) for object_id in result.given_ids}
         return replace(result, frame_index=index), word
 
-    def plain(self, propagator: Propagator, frame: Kept, number: int) -> FrameMasks:
-        result = propagator.step_encoded(frame) if isinstance(frame, EncodedFrame) else propagator.step(frame)
-        return replace(result, frame_index=number)
+    def plain(self, propagator: Propagator, frame: EncodedFrame) -> FrameMasks:
+        return propagator.step_encoded(frame)
+
+    def after_all(self, propagator: Propagator, frame: NDArray[np.uint8], index: int) -> FrameMasks:
+        return replace(propagator.step(frame), frame_index=index)
 
     def turn(self, propagator: Propagator, frame: EncodedFrame, given: FrameMasks, index: int) -> bool:
         # As drawn and as followed: an object that this frame's mask does not speak for competes for pixels as well.
@@ -65,7 +65,8 @@ class _Masks:
         scores = backward
         if between.forward:
             scores = fuse(between, *between.forward, backward)
-        return replace(given, frame_index=between.number, scores=scores, given=None, given_ids=(), image=between.image)
+        image = between.frame.image if given.config.refine != "none" else None
+        return replace(given, frame_index=between.number, scores=scores, given=None, given_ids=(), image=image)
 
 
 def follow_keyframes(

@@ -4,7 +4,6 @@ import tracemalloc
 
 import numpy as np
 import pytest
-import torch
 
 import siammae
 from siammae.config import PropagationConfig
@@ -175,43 +174,6 @@ def test_frames_of_two_sizes_before_the_first_mask_are_refused(clip):
     frames = [video[0], video[1][:40], *video[2:]]
     with pytest.raises(ValueError, match=r"frame 1 is|must have one size"):
         propagate_masks(iter(frames), {3: masks[3]}, **RULES)
-
-
-class Looks(PixelExtractor):
-    """Pixels as features, of a region where one is asked for; notes which."""
-
-    takes_region, extract_options = True, frozenset({"region"})
-
-    def __init__(self, patch_size):
-        super().__init__(patch_size)
-        self.regions = []
-
-    def extract(self, frames, *, region=None, **options):
-        self.regions.append(region)
-        features = super().extract(frames, **options)
-        if region is None:
-            return features
-        top, left, bottom, right = region
-        seen = torch.zeros_like(features)
-        seen[..., top:bottom, left:right] = features[..., top:bottom, left:right]
-        return seen
-
-
-def test_with_a_focus_each_pass_looks_near_its_own_objects(clip):
-    video, masks = clip
-    config, model = RULES["config"].replace(focus_margin=2, refine="local-colour", refine_radius=2), Looks(4)
-    given = {2: masks[2], 8: masks[8]}
-    results = list(follow_masks(video, given, model=model, config=config))
-    encoded = 2 + 2 + 2 * 5  # the annotated frames whole; those before once, those between from both sides
-    assert len(model.regions) == encoded
-    assert model.regions.count(None) == 2
-    for t, result in enumerate(results):
-        assert region_similarity(result.label_map() == 1, masks[t] == 1) > 0.6, t
-        assert result.image is not None
-        np.testing.assert_array_equal(result.image, video[t])
-    back = propagate_masks(video[::-1], {8 - t: mask for t, mask in given.items()}, model=model, config=config)
-    for t in range(2, 9):
-        assert np.array_equal(back.labels[8 - t], results[t].label_map())
 
 
 def test_refinement_between_two_masks_has_the_frame(clip):
