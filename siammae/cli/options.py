@@ -95,7 +95,9 @@ def add_propagation_options(parser: argparse.ArgumentParser, *, several: bool = 
     )
     if not several:
         group.add_argument(
-            "--quality", choices=tuple(QUALITIES), help="input size and fineness together: what time buys in masks"
+            "--quality",
+            choices=tuple(QUALITIES),
+            help="input size and fineness of masks together (siammae-ti8: balanced)",
         )
     group.add_argument(
         "--short-side",

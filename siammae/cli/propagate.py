@@ -37,7 +37,7 @@ MASKS, OVERLAY = r"\d+\.png", "overlay.mp4"
 _EXAMPLES = """examples:
   siammae propagate clip.mp4 --mask first.png -o masks --overlay
   siammae propagate clip.mp4 --mask first.png --mask 40=fix.png -o masks   # between them, both are followed
-  siammae propagate frames/ --mask first.png -o masks --short-side 480 --device cuda
+  siammae propagate frames/ --mask first.png -o masks --quality best --device cuda
   siammae propagate clip.mp4 --mask export.json --object dog=1 -o masks --format davis --format coco"""
 
 
