@@ -259,7 +259,7 @@ def test_full_disk_ends_in_one_line_and_leaves_nothing_broken(name, part, inputs
     written = sizes(out)
     exact = {file for file in written if not file.endswith(("json", "jsonl", "md"))}  # others hold seconds
     assert {file: written[file] for file in exact} == {file: done.sizes[file] for file in exact}
-    assert written.keys() < done.sizes.keys()
+    assert {file for file in written if not file.endswith("progress.json")} < done.sizes.keys()  # shard goes on from it
     assert main(command(name, inputs, out, *CASES[name].again)) == 0
     assert sizes(out).keys() >= done.sizes.keys()  # pretraining has a state of where it was stopped, too
 
