@@ -246,12 +246,17 @@ def _list_stamps(path: Path, changed: int, size: int) -> _Timeline | None:
     return _Timeline(ordered, numbers) if proper else None
 
 
+def _any_titles(av: Any) -> dict[str, str]:  # noqa: ANN401 -- a module
+    """Return the option by which titles in other encodings than UTF-8 do no harm; PyAV 19 needs and knows none."""
+    return {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+
+
 def _open(path: Path) -> tuple[Any, Any]:
     """Return container and video stream."""
     av = load()
     try:
-        # Absolute, or FFmpeg would take "a:b.mp4" for a protocol. Titles in other encodings than UTF-8 do no harm.
-        container = av.open(str(path.absolute()), metadata_errors="replace")
+        # Absolute, or FFmpeg would take "a:b.mp4" for a protocol.
+        container = av.open(str(path.absolute()), **_any_titles(av))
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoReadError(f"{path} cannot be read as a video ({describe_size(path)}): {error}.") from error
     cover = av.stream.Disposition.attached_pic

@@ -13,6 +13,7 @@ from siammae.frames import (
     encode_image,
     open_reader,
     pyav_reader,
+    read_frames,
     require_reader,
     shrink_frame,
     torchcodec_reader,
@@ -225,3 +226,11 @@ def test_shrink_frame_leaves_what_is_small_enough():
     assert shrink_frame(frame, 96) is frame
     assert shrink_frame(frame, 48).shape == (48, 64, 3)
     assert shrink_frame(frame.transpose(1, 0, 2).copy(), 50).shape == (67, 50, 3)
+
+
+def test_title_in_another_encoding_than_utf_8_does_no_harm(tmp_path):
+    path = encode(tmp_path / "a.mkv", numbered(3))
+    named = path.read_bytes().replace(b"Lavf", b"L\xff\xfef")  # the name of the program that wrote the file
+    assert named != path.read_bytes()
+    path.write_bytes(named)
+    assert len(list(read_frames(path, reader="pyav"))) == 3
