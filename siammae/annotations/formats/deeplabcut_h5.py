@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import pickletools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from siammae.annotations.formats.deeplabcut import Layout, read_layout, write_layout
-from siammae.annotations.formats.format import Feature, Format, Opening
+from siammae.annotations.formats.deeplabcut import DEEPLABCUT, Layout, read_layout, write_layout
+from siammae.annotations.formats.format import Opening
 from siammae.annotations.formats.guards import check_bytes, whole_number
 from siammae.annotations.model import Annotations, FrameLabels, Visibility
 from siammae.config.bounds import bound
@@ -147,14 +148,13 @@ def _write(path: Path, annotations: Annotations) -> None:
     pd.DataFrame(np.array(rows), columns=columns, index=index).to_hdf(path, key=_KEY, mode="w")
 
 
-DEEPLABCUT_H5 = Format(
+DEEPLABCUT_H5 = replace(
+    DEEPLABCUT,
     name="deeplabcut-h5",
     title="DeepLabCut H5, of labelling and of analysis",
-    pixels="pixel (0, 0) has its centre at 0, as here (DeepLabCut/DeepLabCut #2906). Nothing is shifted.",
     recognise=_recognise,
     read=_read,
     write=_write,
     suffix=".h5",
-    holds=frozenset({Feature.POINTS, Feature.SEVERAL, Feature.POINT_CONFIDENCE, Feature.NAMES, Feature.EMPTY}),
     limits="the file is held in memory; one that holds pickled Python objects is refused.",
 )
