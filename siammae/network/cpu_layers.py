@@ -239,6 +239,11 @@ class CpuMlp(Mlp):
         return _multiply(self.fc2, onednn.linear(x, fc1.weight, fc1.bias, gelu=True))
 
 
+def pools_keys(layer: object) -> bool:
+    """Tell whether an attention layer can attend to averaged keys."""
+    return type(layer) is CpuAttention and layer._is_plain()
+
+
 _CPU_LAYERS: dict[type[nn.Module], type[nn.Module]] = {Attention: CpuAttention, Mlp: CpuMlp}
 
 

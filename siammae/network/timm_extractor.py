@@ -14,7 +14,7 @@ from siammae.config import PropagationConfig
 from siammae.errors import CheckpointError, one_line
 from siammae.features import extract_features, normalize
 from siammae.frames import VideoSource
-from siammae.network.cpu_layers import CpuAttention, faster_products, use_cpu_layers
+from siammae.network.cpu_layers import faster_products, pools_keys, use_cpu_layers
 from siammae.network.defaults import float32_on_cpu
 from siammae.network.pooled_keys import pooled_keys
 
@@ -44,8 +44,6 @@ class TimmExtractor:
     Raises:
         ValueError: the model has no patch grid or no such block, or timm's record of its normalisation is missing.
     """
-
-    extract_options = frozenset({"pool_keys"})  # that not every extractor has
 
     def __init__(
         self,
@@ -122,6 +120,13 @@ class TimmExtractor:
         return extractor
 
     @property
+    def extract_options(self) -> frozenset[str]:
+        """Options of :meth:`extract` that not every extractor has: ``"pool_keys"`` with timm's plain attention."""
+        return frozenset(
+            {"pool_keys"} if all(pools_keys(getattr(block, "attn", None)) for block in self.model.blocks) else ()
+        )
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device  # type: ignore[no-any-return]
@@ -162,7 +167,7 @@ class TimmExtractor:
             VideoReadError: the video cannot be decoded.
         """
         block = self.check_layer(self.layer if layer is None else layer)
-        if pool_keys != 1 and not all(type(part.attn) is CpuAttention for part in self.model.blocks):
+        if pool_keys != 1 and "pool_keys" not in self.extract_options:
             raise ValueError(f"pool_keys is {pool_keys}, but {self.name} has another attention than timm's plain one.")
         final_norm = self.norm if norm is None else norm
         std = pixel_std or self.pixel_std

@@ -155,6 +155,14 @@ def test_timm_network_with_another_attention_refuses_pooled_keys():
         TimmExtractor(model).extract(np.zeros((1, 28, 28, 3), np.uint8), pool_keys=2)
 
 
+def test_recommended_rules_pool_keys_only_where_the_network_can():
+    plain = TimmExtractor(timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1, dynamic_img_size=True))
+    other = TimmExtractor(timm.create_model("eva02_tiny_patch14_224", num_classes=0, depth=1, dynamic_img_size=True))
+    assert [PropagationConfig.recommended(one).pool_keys for one in (plain, other)] == [2, 1]
+    plain.model.blocks[0].attn.q_norm = torch.nn.LayerNorm(64)
+    assert PropagationConfig.recommended(plain).pool_keys == 1
+
+
 def test_rule_reaches_the_extractor_and_others_are_refused():
     asked = []
 
