@@ -88,9 +88,9 @@ def test_readme_commands_are_those_of_the_program(capsys):
 
 def test_readme_test_command_is_what_the_checks_run():
     readme, checks = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
-    assert 'pip install -e ".[dev]"\npytest\n' in readme
+    assert 'pip install -e ".[dev]"\npytest -n auto\n' in readme
     assert 'pip install -q -e ".[dev]"\n' in checks
-    assert "\npytest\n" in checks
+    assert "\npytest -n auto\n" in checks
 
 
 def test_readme_pictures_and_links_exist():
