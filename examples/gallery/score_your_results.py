@@ -23,9 +23,10 @@ frames = [np.where(mask[..., None] > 0, np.uint8([200, 80, 60]), ground) for mas
 
 # %%
 tracks = siammae.propagate_masks(frames, true[0])
-overlap = siammae.region_similarity(tracks.labels > 0, true > 0)  # one J a frame
-edges = siammae.boundary_measure(tracks.labels > 0, true > 0)
-print(f"J {100 * overlap.mean():.1f}, F {100 * edges.mean():.1f}")
+pairs = list(zip(tracks.labels == 1, true == 1, strict=True))
+overlap = [siammae.region_similarity(found, mask) for found, mask in pairs]  # one J a frame
+edges = [siammae.boundary_measure(found, mask) for found, mask in pairs]
+print(f"J {100 * np.mean(overlap):.1f}, F {100 * np.mean(edges):.1f}")
 
 # %%
 # A whole folder, in the layout of the data set: ``siammae.score_davis``, or ``siammae evaluate davis DAVIS --results``.
@@ -40,10 +41,11 @@ with tempfile.TemporaryDirectory() as folder:
     tracks.save(root / "masks" / "disc")
     print(siammae.score_davis(root / "masks", root, year=2016).table())
 
-plt.figure(figsize=(8, 2.6))
+plt.figure(figsize=(8, 3))
 plt.plot(overlap, label="J")
 plt.plot(edges, label="F")
 plt.xlabel("frame")
-plt.ylim(0, 1.02)
+plt.ylim(0.8, 1.005)
+plt.tight_layout()
 plt.legend()
 plt.show()

@@ -36,4 +36,5 @@ for axis, tracks, title in zip(axes, (one, two), ("one annotated frame", "two"),
     axis.set(title=title, xlabel="frame", ylim=(0, 1))
 axes[0].set_ylabel("confidence")
 axes[1].legend()
+figure.tight_layout()
 plt.show()

@@ -64,6 +64,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": "__",
     "abort_on_example_error": True,
     "show_memory": False,
+    "write_computation_times": False,
     "min_reported_time": 30,
     "remove_config_comments": True,
     "download_all_examples": False,
