@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siammae.clips.clip import Clip
+from siammae.clips.listing import find_clips
+from siammae.clips.open_clip import OpenClip
 from siammae.errors import VideoReadError
 from siammae.frames import VideoEndError
-from siammae.pretraining.data.clips import Clip
-from siammae.pretraining.data.open_clip import OpenClip
 from siammae.pretraining.data.sharding import ShardSettings, write_shards
-from siammae.pretraining.data.sources import check_clips, find_clips
+from siammae.pretraining.data.sources import check_clips
 from tests.helpers import write_video
 from tests.pretraining.runs import run_config
 from tests.videos import numbered
