@@ -74,7 +74,6 @@ def add_parser(commands: Commands) -> None:
     many.add_argument(
         "--format", choices=("safetensors", "zarr"), default="safetensors", help="of each file (%(default)s)"
     )
-    many.add_argument("--shard", metavar="I/N", help="do part I of N, from 1/N to N/N")
     many.add_argument("--merge", metavar="OUT", help="only make one manifest of the parts in OUT")
     add_model_options(parser)
 

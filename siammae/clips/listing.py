@@ -91,18 +91,25 @@ def _search(root: Path, folders: bool) -> list[Clip]:
 def _read_list(file: Path, folders: bool) -> Iterator[Clip]:
     for line in list_lines(file, errors=_ANY_BYTES):
         if (name := line.strip()) and not name.startswith("#"):
-            yield _clip(*_listed(file, name, folders))
+            yield _clip(*listed_path(file, name, must_exist=not folders))
 
 
-def _listed(file: Path, name: str, folders: bool) -> tuple[str, Path]:
-    """Return a clip's name and path. The name may not leave the folder; a link may, as in a folder that is searched."""
+def listed_path(file: Path, name: str, *, must_exist: bool = True) -> tuple[str, Path]:
+    """Return name and path of what a list or table names.
+
+    The name may not leave the list's folder; a link may, as in a folder that is searched.
+
+    Raises:
+        ValueError: it leaves it.
+        FileNotFoundError: there is no such file, and it must exist.
+    """
     folder = file.parent.absolute()
     path = Path(os.path.normpath(folder / name))
     if path.is_relative_to(folder.resolve()):  # an absolute name, where the folder itself was reached by a link
         folder = folder.resolve()
     if not path.is_relative_to(folder):
         raise ValueError(f"{file} lists {name!r}, which leaves {folder}. Put the list above the videos.")
-    if "\0" in name or not (path.is_file() or folders):
+    if "\0" in name or not (path.is_file() or not must_exist):
         raise FileNotFoundError(f"{file} lists {name!r}, but there is no file {path}.")
     return path.relative_to(folder).as_posix(), path
 
@@ -113,7 +120,7 @@ def _read_table(file: Path, folders: bool) -> Iterator[Clip]:
             raise ValueError(f"{file} has the column {min(surplus)!r}: there may be {', '.join(_COLUMNS)}.")
         if not (row["path"] or "").strip():
             raise ValueError(f"{where} has no path: it must be {','.join(_COLUMNS)}.")
-        name, path = _listed(file, (row["path"] or "").strip(), folders)
+        name, path = listed_path(file, (row["path"] or "").strip(), must_exist=not folders)
         start, stop = (_seconds(row.get(column), column, where) for column in ("start", "stop"))
         if stop is not None and stop <= (start or 0):
             raise ValueError(f"{where} stops at {stop:g} s: it must be after the start, {start or 0:g} s.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from siammae.config import ExtractionConfig
 from siammae.corpus.models import Model, load_model
 from siammae.errors import VideoReadError
 from siammae.features import FeatureExtractor
-from siammae.frames import Backend, VideoEndError, VideoSource, count_frames, frame_rate, read_frames
+from siammae.frames import Backend, VideoEndError, VideoSource, count_frames, frame_rate, open_reader, read_frames
 
 FAR = 2**62  # frames: more than any video has
 
@@ -74,9 +74,12 @@ def options_of(model: FeatureExtractor, config: ExtractionConfig) -> dict[str, A
     """Return the options of ``model.extract`` that the settings mean.
 
     Raises:
-        ValueError: the model does not have one of them.
+        ValueError: the model does not have one of them, or no such block.
     """
     options: dict[str, Any] = {}
+    check_layer = getattr(model, "check_layer", None) or getattr(getattr(model, "encoder", None), "check_layer", None)
+    if check_layer:
+        check_layer(config.layer)
     if config.short_side is not None:
         options["resize"] = config.short_side
     if config.layer != -1:
@@ -88,7 +91,8 @@ def options_of(model: FeatureExtractor, config: ExtractionConfig) -> dict[str, A
             raise ValueError(f"pool is 'cls', but {type(model).__name__} has no CLS token: use pool='mean'.")
         options["cls"] = True
     known = inspect.signature(model.extract).parameters
-    if unknown := [name for name in options if name not in known]:
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in known.values())
+    if unknown := [name for name in options if name not in known and not takes_any]:
         raise ValueError(f"{type(model).__name__} has no option {unknown[0]}: leave it as it is.")
     return options
 
@@ -136,6 +140,20 @@ class ClipFrames:
             with OpenClip(self._clip, self._reader) as opened:
                 total = -(-opened.count // opened.step)
         return None if not total else chosen(total, self._config)
+
+    def size(self) -> tuple[int, int]:
+        """Return the frames' size by the header where it says so, else the first frame's; perhaps not turned upright.
+
+        Raises:
+            OSError, ValueError: as :func:`siammae.read_frames`.
+        """
+        if self._clip.kind == "video":
+            with closing(open_reader(self._clip.path, self._reader)) as opened:
+                said: tuple[int, int] | None = getattr(opened, "frame_size", None)
+            if said is not None and min(said) > 0:
+                return said
+        first = next(self.frames())
+        return first.shape[0], first.shape[1]
 
     def rate(self) -> float | None:
         """Return the video's own frames per second, None where they are not told."""

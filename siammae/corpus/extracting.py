@@ -8,24 +8,26 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from siammae.clips.listing import find_clips
 from siammae.config import ExtractionConfig
-from siammae.corpus.batches import ClipFrames
-from siammae.corpus.engines import open_engine
+from siammae.corpus.batches import ClipFrames, encode
+from siammae.corpus.engines import open_engine, usual_workers
+from siammae.corpus.engines.choosing import one_thread
 from siammae.corpus.extraction import Say, in_words, require_room
-from siammae.corpus.features_work import FOLDER, FeaturesWork
-from siammae.corpus.folders import ALL, Share, clear_corpus, hold_settings, hold_share
+from siammae.corpus.features_work import FOLDER, FeaturesWork, Sampler
+from siammae.corpus.folders import Share, clear_corpus, hold_settings, hold_share
 from siammae.corpus.manifest import load_pyarrow
 from siammae.corpus.models import Model, ModelName
 from siammae.corpus.packing import bytes_per_frame
-from siammae.corpus.principal import PCA_FILE, Components, fit_components
+from siammae.corpus.principal import PCA_FILE, Components, Moments, fit_components
 from siammae.corpus.running import CorpusReport, run_corpus
-from siammae.corpus.work import BrokenVideoError, Part
+from siammae.corpus.work import Part
 from siammae.corpus.writing import load_zarr
 from siammae.frames import PathLike, require_reader
 from siammae.outputs import claim_files, whole
+from siammae.parallel.processes import each_in_processes
 
 _VIDEOS, _FRAMES = 64, 4  # of the sample to which principal components are fitted
 _LOOKED_AT = 32  # videos from which the size of the result is told
@@ -77,11 +79,13 @@ def extract_corpus(
         OSError: the disk is too small for what is expected, said before the work, or it is full.
         ImportError: pyarrow, zarr or Ray is not installed.
     """
-    settings, folder, share = (config or ExtractionConfig()).replace(**changes), Path(output), _share(shard, overwrite)
+    settings, folder = (config or ExtractionConfig()).replace(**changes), Path(output)
+    share = Share.chosen(shard, overwrite=overwrite)
     if not 0 <= max_failed < 1:
         raise ValueError(f"max_failed is {max_failed}: it must be in [0, 1).")
     name = model if isinstance(model, ModelName) else None
-    runner = open_engine(engine, workers=workers, device=name.device if name else "cpu", address=address)
+    device = name.device if name else str(getattr(model, "device", "cpu"))
+    runner = open_engine(engine, workers=workers, device=device, address=address)
     _require(settings)
     with hold_share(folder, share, (source, name.name if name else model)):
         parts = [Part.of(clip) for clip in find_clips(source, folders=True)]
@@ -89,21 +93,12 @@ def extract_corpus(
             clear_corpus(folder, (FOLDER, PCA_FILE))
         work = FeaturesWork(folder, model, settings)
         if settings.pca:
-            work = FeaturesWork(folder, model, settings, components=_components(work, parts))
+            work = FeaturesWork(
+                folder, model, settings, components=_components(work, parts, workers or usual_workers(device))
+            )
         hold_settings(folder, work.settings)
         _announce(work, parts[share.number - 1 :: share.count], say)
         return run_corpus(work, parts, runner, share=share, max_failed=max_failed, progress=progress)
-
-
-def _share(text: str | None, overwrite: bool) -> Share:
-    if text is None:
-        return ALL
-    if overwrite:
-        raise ValueError(
-            "a shard and overwriting are both asked for: that would remove what other shards made. Remove the folder "
-            "once, before the first of them."
-        )
-    return Share.parse(text)
 
 
 def _require(config: ExtractionConfig) -> None:
@@ -114,14 +109,14 @@ def _require(config: ExtractionConfig) -> None:
         load_zarr()
 
 
-def _components(work: FeaturesWork, parts: Sequence[Part]) -> Components:
+def _components(work: FeaturesWork, parts: Sequence[Part], workers: int) -> Components:
     """Return the principal components of the folder, fitted once, whichever of several jobs comes first."""
     path = work.folder / PCA_FILE
     while not path.exists():
         try:
             with claim_files(path, overwrite=True):
                 if not path.exists():
-                    fitted = _fit(work, parts)
+                    fitted = _fit(work, parts, workers)
                     with whole(path) as part:
                         fitted.save(part)
         except BlockingIOError:  # another job fits them
@@ -129,18 +124,23 @@ def _components(work: FeaturesWork, parts: Sequence[Part]) -> Components:
     return Components.load(path)
 
 
-def _fit(work: FeaturesWork, parts: Sequence[Part]) -> Components:
-    def sample() -> Any:  # noqa: ANN401 -- an iterator of tensors
-        for part in _evenly(parts, _VIDEOS):
-            with suppress(BrokenVideoError):  # the run will name it
-                yield from work.sample(part, _FRAMES)
+def _fit(work: FeaturesWork, parts: Sequence[Part], workers: int) -> Components:
+    """Fit to some videos: in processes, as the work is, so that a decoder's crash is that of one of them."""
+    sampler, some = Sampler(work, _FRAMES), _evenly(parts, _VIDEOS)
+    if workers == 1:
+        with one_thread():
+            sums = {place: sampler(part, lambda: None) for place, part in enumerate(some)}
+    else:
+        sums = dict(each_in_processes(sampler, some, workers=min(workers, len(some)), lost=_nothing))
+    total: Moments | None = None
+    for place in sorted(sums):  # in one order, or the last bits would depend on it
+        if (one := sums[place]) is not None:
+            total = one.plus(total)
+    return fit_components(total, work.config.pca or 0)
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return fit_components(sample(), work.config.pca or 0)
-    finally:
-        torch.set_num_threads(before)
+
+def _nothing(part: Part) -> Moments | None:
+    return None
 
 
 def _evenly(parts: Sequence[Part], count: int) -> Sequence[Part]:
@@ -149,23 +149,29 @@ def _evenly(parts: Sequence[Part], count: int) -> Sequence[Part]:
 
 def _announce(work: FeaturesWork, parts: Sequence[Part], say: Say | None) -> None:
     """Say how large the results will be, by some of the videos, and refuse a disk that is too small."""
-    sizes, shape = [], None
+    sizes: list[int] = []
+    shapes: dict[tuple[int, int], tuple[int, ...]] = {}
     for part in _evenly(parts, _LOOKED_AT):
-        with suppress(BrokenVideoError, OSError, ValueError):
-            count = ClipFrames(part.clip, work.config).count()
-            batch = next(work.sample(part, 1), None)
-            if count and batch is not None:
-                shape = (work.config.pca or batch.shape[1], *batch.shape[2:])
-                sizes.append(count * bytes_per_frame(shape, work.config))
+        with suppress(OSError, ValueError):
+            source = ClipFrames(part.clip, work.config)
+            count, size = source.count(), source.size()
+            if size not in shapes:
+                shapes[size] = _shape(work, size)
+            sizes.append((count or 0) * bytes_per_frame(shapes[size], work.config))
     if not sizes:
         return
     need = sum(sizes) / len(sizes) * len(parts)
     if say:
-        say(
-            f"{work.folder} will have about {in_words(need)}: {len(parts)} videos, such as {sizes[0]:,} bytes for the "
-            "first one"
-        )
+        each = f"{len(parts)} videos of {in_words(need / len(parts))}, by {len(sizes)} of them"
+        say(f"{work.folder} will have about {in_words(need)}: {each}")
     require_room(work.folder, int(need) - _there(work.folder))
+
+
+def _shape(work: FeaturesWork, size: tuple[int, int]) -> tuple[int, ...]:
+    """Return the shape of a stored frame's features, by those of a black one."""
+    black = np.zeros((1, *size, 3), np.uint8)
+    shape = tuple(next(encode(black, work.model, work.config)).shape[1:])
+    return shape if work.config.pca is None else (work.config.pca, *shape[1:])
 
 
 def _there(folder: Path) -> int:

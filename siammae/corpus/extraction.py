@@ -19,7 +19,7 @@ from siammae.config import ExtractionConfig
 from siammae.corpus.batches import chosen, encode, options_of
 from siammae.corpus.models import Model, describe_model, load_model
 from siammae.corpus.packing import bytes_per_frame, pack
-from siammae.corpus.principal import Components, fit_components
+from siammae.corpus.principal import Components, Moments, fit_components
 from siammae.corpus.writing import load_zarr, open_writer
 from siammae.features import FeatureExtractor
 from siammae.frames import Backend, PathLike, VideoSource, count_frames, frame_rate, read_frames
@@ -132,7 +132,7 @@ def _fit(video: VideoSource, model: FeatureExtractor, config: ExtractionConfig, 
         raise ValueError(f"pca is {config.pca}, which needs a look at the video first: pass a file, folder or array.")
     step = config.every * max(1, count // _SAMPLE)
     frames = read_frames(video, start=config.start, stop=config.stop, step=step, reader=cast(Backend, config.reader))
-    return fit_components(encode(frames, model, config), cast(int, config.pca))
+    return fit_components(Moments.of(encode(frames, model, config)), cast(int, config.pca))
 
 
 def metadata(model: Mapping[str, Any], config: ExtractionConfig, components: Components | None) -> dict[str, str]:

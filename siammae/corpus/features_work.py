@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from siammae.config import ExtractionConfig
-from siammae.corpus.batches import ClipFrames, encode
+from siammae.corpus.batches import ClipFrames, encode, options_of
 from siammae.corpus.extraction import Extracted, metadata, write_features
 from siammae.corpus.models import Model, describe_model, load_model
-from siammae.corpus.principal import Components
+from siammae.corpus.principal import Components, Moments
 from siammae.corpus.reading import StoredVideo
-from siammae.corpus.work import Part, Work, blaming
+from siammae.corpus.work import BrokenVideoError, Part, Work, blaming
 from siammae.errors import CheckpointError
 from siammae.features import FeatureExtractor
 from siammae.outputs import whole
@@ -43,6 +42,7 @@ class FeaturesWork(Work):
     ) -> None:
         self._model, self.config, self.components = model, config, components
         self._loaded: FeatureExtractor | None = load_model(model)
+        options_of(self._loaded, config)  # what it does not have is no fault of the videos
         self._described = describe_model(self._loaded)
         changing = {name: value for name, value in self._described.items() if name not in ("model", "revision")}
         pca = {"pca": components.digest()} if components else {}
@@ -112,17 +112,6 @@ class FeaturesWork(Work):
             "rules": json.dumps(self.config.rules(), sort_keys=True),
         }
 
-    def sample(self, part: Part, frames: int) -> Iterator[Tensor]:
-        """Yield features of some frames from all over a video, of all channels.
-
-        Raises:
-            BrokenVideoError: it cannot be read.
-        """
-        with blaming():
-            count = ClipFrames(part.clip, self.config).count() or frames
-            config = self.config.replace(every=self.config.every * max(1, count // frames))
-            yield from encode(islice(ClipFrames(part.clip, config).frames(), frames), self.model, config)
-
 
 def _read(source: ClipFrames, tick: Callable[[], object]) -> Iterator[NDArray[np.uint8]]:
     """Read frames; whatever stops that is the video's fault."""
@@ -130,3 +119,27 @@ def _read(source: ClipFrames, tick: Callable[[], object]) -> Iterator[NDArray[np
         for frame in source.frames():
             yield frame
             tick()
+
+
+class Sampler:
+    """Looks at some frames from all over a video, for principal components.
+
+    Args:
+        work: whose settings count.
+        frames: how many.
+    """
+
+    def __init__(self, work: FeaturesWork, frames: int) -> None:
+        self._work, self._frames = work, frames
+
+    def __call__(self, part: Part, tick: Callable[[], object]) -> Moments | None:
+        """Return the sums over a video's features; None where it cannot be read, which the run will say."""
+        config = self._work.config
+        try:
+            with blaming():
+                count = ClipFrames(part.clip, config).count() or self._frames
+                config = config.replace(every=config.every * max(1, count // self._frames))
+                frames = islice(ClipFrames(part.clip, config).frames(), self._frames)
+                return Moments.of(encode(frames, self._work.model, config))
+        except BrokenVideoError:
+            return None

@@ -44,6 +44,22 @@ class Share:
             raise ValueError(f"the shard is {text!r}: it must be I/N, part I of N, from 1/N to N/N.")
         return cls(int(found[1]), int(found[2]))
 
+    @classmethod
+    def chosen(cls, text: str | None, *, overwrite: bool) -> Share:
+        """Read an option; None is all.
+
+        Raises:
+            ValueError: it is something else, or what other shares made would be removed.
+        """
+        if text is None:
+            return ALL
+        if overwrite:
+            raise ValueError(
+                "a shard and overwriting are both asked for: that would remove what other shards made. Remove the "
+                "folder once, before the first of them."
+            )
+        return cls.parse(text)
+
     def files(self, folder: Path) -> tuple[Path, Path]:
         """Return where the manifest and the progress of this share are."""
         if self.count == 1:

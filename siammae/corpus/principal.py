@@ -81,30 +81,53 @@ class Components(NamedTuple):
         return cls(mean, axes, variance, total)
 
 
-def fit_components(batches: Iterable[Tensor], count: int) -> Components:
-    """Fit principal components to features in one pass.
+class Moments(NamedTuple):
+    """Sums over vectors, from which components are fitted; those of several samples are added.
+
+    Attributes:
+        number: of vectors.
+        total: their sum ``(C,)`` float64.
+        squares: the sum of their outer products ``(C, C)`` float64.
+    """
+
+    number: int
+    total: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, batches: Iterable[Tensor]) -> Moments | None:
+        """Sum over features ``(B, C, ...)``, every vector alike; None where there are none."""
+        sums: Moments | None = None
+        for batch in batches:
+            vectors = batch.movedim(1, -1).flatten(0, -2).double().cpu()  # (n, C)
+            sums = cls(len(vectors), vectors.sum(0), vectors.T @ vectors).plus(sums)
+        return sums
+
+    def plus(self, other: Moments | None) -> Moments:
+        """Add the sums of another sample."""
+        if other is None:
+            return self
+        return Moments(other.number + self.number, other.total + self.total, other.squares + self.squares)
+
+
+def fit_components(sums: Moments | None, count: int) -> Components:
+    """Fit principal components.
 
     Args:
-        batches: features ``(B, C, ...)``; every vector counts alike.
+        sums: of a sample.
         count: how many to keep.
 
     Raises:
         ValueError: there are fewer channels, or not more vectors, than that.
     """
-    number, total, squares = 0, None, None
-    for batch in batches:
-        vectors = batch.movedim(1, -1).flatten(0, -2).double().cpu()  # (n, C)
-        total = vectors.sum(0) if total is None else total + vectors.sum(0)
-        squares = vectors.T @ vectors if squares is None else squares + vectors.T @ vectors
-        number += len(vectors)
-    channels = 0 if total is None else len(total)
-    if total is None or squares is None or count > channels or number <= count:
+    number, channels = (sums.number, len(sums.total)) if sums else (0, 0)
+    if sums is None or count > channels or number <= count:
         raise ValueError(
             f"pca is {count}, but the sample has {number} vectors of {channels} channels: it must be at most "
             f"{channels}, and less than {number}. Choose fewer components."
         )
-    mean = total / number
-    variance, axes = torch.linalg.eigh(squares / number - torch.outer(mean, mean))  # rising
+    mean = sums.total / number
+    variance, axes = torch.linalg.eigh(sums.squares / number - torch.outer(mean, mean))  # rising
     axes = axes.flip(1)[:, :count].T
     largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
     axes = axes * largest.sign()  # else the signs are the library's whim

@@ -8,7 +8,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
@@ -100,27 +100,25 @@ def each_in_processes(
     Raises:
         WorkerError: a part failed, a process died, or ``work`` cannot be sent to another process.
     """
-    pickled, waiting, suspects = _pickled(work), enumerate(parts), list[tuple[int, _P]]()
+    pickled, waiting = _pickled(work), enumerate(parts)
     while True:
-        for number, part in suspects:  # alone, so that none dies of another's death
-            alone: _Pool[_P, _T] = _Pool(pickled, 1)
-            with alone:
-                alone.submit(number, part)
-                result = list(alone.results())
-            if alone.broken and lost is not None:
-                yield number, lost(part)
-            yield from result
-        pool: _Pool[_P, _T] = _Pool(pickled, workers)
+        pool: _Pool[_P, _T] = _Pool(pickled, workers, ahead=max(1, workers // 4))
         with pool:
             yield from pool.run(waiting)
-        suspects = pool.in_flight()
-        if pool.broken and lost is None:
+        if not pool.broken:
+            return
+        if lost is None:
             raise WorkerError(
                 "a worker process ended without a word, perhaps for want of memory: use fewer workers. A script that "
                 'starts workers needs its main part under `if __name__ == "__main__":`.'
             )
-        if not pool.broken:
-            return
+        suspects = iter(pool.in_flight())
+        while pool.broken:  # one by one, so that none dies of another's death
+            pool = _Pool(pickled, 1, ahead=0)
+            with pool:
+                yield from pool.run(suspects)
+            for number, part in pool.in_flight():
+                yield number, lost(part)
 
 
 class _Pool(Generic[_P, _T]):
@@ -130,12 +128,12 @@ class _Pool(Generic[_P, _T]):
         broken: whether a process died.
     """
 
-    def __init__(self, work: bytes, workers: int) -> None:
+    def __init__(self, work: bytes, workers: int, ahead: int) -> None:
         context = get_context("spawn")  # a forked process would inherit locked threads and a CUDA context it cannot use
         self._stop, numbers = context.Event(), context.SimpleQueue()
         for number in range(workers):
             numbers.put(number)
-        self._ahead = workers + max(1, workers // 4)  # one or more lie ready, so that no process waits
+        self._most = workers + ahead  # some lie ready, so that no process waits
         self._pool = ProcessPoolExecutor(workers, context, _start, (work, self._stop, numbers))
         self._futures: dict[Future[Any], tuple[int, _P]] = {}
         self.broken = False
@@ -160,16 +158,18 @@ class _Pool(Generic[_P, _T]):
         """Begin parts, a few ahead, and yield results until there are no more or a process died."""
         for number, part in waiting:
             self.submit(number, part)
-            if len(self._futures) >= self._ahead:
-                yield from self.results(FIRST_COMPLETED)
+            if len(self._futures) >= self._most:
+                yield from self._results()
             if self.broken:
                 return
         while self._futures and not self.broken:
-            yield from self.results(FIRST_COMPLETED)
+            yield from self._results()
 
-    def results(self, when: str = ALL_COMPLETED) -> Iterator[tuple[int, _T]]:
-        """Wait, and yield what is done; stops where a process died."""
-        for future in [] if self.broken else sorted(wait(self._futures, None, when).done, key=self._number):
+    def _results(self) -> Iterator[tuple[int, _T]]:
+        """Wait for a result or more, and yield them; stops where a process died."""
+        for future in (
+            [] if self.broken else sorted(wait(self._futures, return_when=FIRST_COMPLETED).done, key=self._number)
+        ):
             number, part = self._futures[future]
             try:
                 outcome = future.result()
