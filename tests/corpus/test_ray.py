@@ -37,9 +37,9 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Twenty videos, of which one, 5 %, is broken and one kills whoever reads it; and what a plain loop makes."""
+    """Twenty videos, of which one, 5 %, is broken; and what a plain loop makes."""
     root = tmp_path_factory.mktemp("ray")
-    videos = make_videos(root / "videos", 18)
+    videos = make_videos(root / "videos", 19)
     (videos / "w.mp4").write_text("no video")
     siammae.extract_corpus(videos, root / "plain", model=siammae.PixelExtractor(8), workers=1)
     return videos, results(root / "plain")
@@ -51,7 +51,7 @@ def test_two_nodes_give_the_bytes_of_a_plain_loop_and_name_what_is_broken(cluste
         videos, tmp_path / "out", model=siammae.PixelExtractor(8), engine="ray", address=cluster
     )
     assert results(tmp_path / "out") == expected
-    assert (report.made, report.found) == (18, 0)
+    assert (report.made, report.found) == (19, 0)
     assert {Path(path).name: "cannot be read as a video" in why for path, why in report.failed.items()} == {
         "w.mp4": True
     }
@@ -116,7 +116,7 @@ def test_killed_actor_and_killed_driver_cost_what_was_in_their_hands(cluster, co
     driver.wait()
     wait_for(lambda: not actors())  # Ray ends them
     there = {path: path.stat().st_mtime_ns for path in (out / "features").rglob("*.safetensors")}
-    assert 6 <= len(there) < 18
+    assert 6 <= len(there) < 19
     assert not (out / MANIFEST).exists()
     calls = log.stat().st_size
     again = start_driver(videos, out, log, cluster)
@@ -124,8 +124,8 @@ def test_killed_actor_and_killed_driver_cost_what_was_in_their_hands(cluster, co
     assert results(out) == results(plain)
     assert {path: path.stat().st_mtime_ns for path in there} == there
     # A call a video that was missing, and one for the size that is told beforehand.
-    assert log.stat().st_size - calls == 18 - len(there) + 1
-    assert len(read_manifest(out / MANIFEST)) == 19
+    assert log.stat().st_size - calls == 19 - len(there) + 1
+    assert len(read_manifest(out / MANIFEST)) == 20
     assert not (out / PROGRESS).exists()
 
 

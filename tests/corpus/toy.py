@@ -16,7 +16,7 @@ def make_videos(folder, count=4, frames=6):
     """Squares that move differently; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(count):
-        video, _ = moving_square(frames + seed, SIZE, 12, (4, 4), (1, 2), seed)
+        video, _ = moving_square(frames + seed % 5, SIZE, 12, (4, 4), (1, 2), seed)
         write_video(folder / f"v{seed}.mp4", video)
     return folder
 

@@ -1,0 +1,163 @@
+"""Features of many videos: what each engine does in a second, and what smaller files cost in J&F.
+
+    python benchmarks/bench_corpus.py engines ../shared/corpus/jhmdb-train --engine loop
+    python benchmarks/bench_corpus.py quality ../shared/data/DAVIS rows.jsonl
+
+``engines`` takes clips from all over a folder. Its two figures are of all seconds, start-up included, and of those
+between the first and the last result, which is what counts for a large corpus. ``quality`` extracts the frames of a
+data set in DAVIS's layout, follows the first mask from what was stored, and scores it; one line a row goes to the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from interleaved import headline
+
+import siammae
+from siammae.clips.listing import find_clips
+from siammae.config import ExtractionConfig
+from siammae.corpus.engines import open_engine
+from siammae.corpus.features_work import FeaturesWork
+from siammae.corpus.models import ModelName
+from siammae.corpus.running import run_corpus
+from siammae.corpus.work import Outcome, Part, Work
+from siammae.evaluation.davis.layout import DavisLayout
+from siammae.metrics import boundary_measure, region_similarity
+
+ENGINES = {"loop": ("local", 1), "workers": ("local", 2), "ray": ("ray", 2)}
+PLAIN = {"resize": 240, "radius": 20, "label_cells": 1, "pool_keys": 1, "focus_margin": None, "refine": "none"}
+ROWS: dict[str, tuple[dict[str, Any], bool]] = {  # settings, and whether components are turned back into channels
+    "float32": ({}, False),
+    "float16": ({"store": "float16"}, False),
+    "int8, a scale a channel": ({"store": "int8"}, False),
+    "int8, a scale a patch": ({"store": "int8", "scale": "patch"}, False),
+    "96 components": ({"pca": 96}, False),
+    "96 components, restored": ({"pca": 96}, True),
+    "48 components": ({"pca": 48}, False),
+    "48 components, restored": ({"pca": 48}, True),
+    "24 components": ({"pca": 24}, False),
+    "48 components, int8 a patch": ({"pca": 48, "store": "int8", "scale": "patch"}, False),
+}
+
+
+class Watched:
+    """An engine whose outcomes leave their time."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine, self.times, self.frames = engine, list[float](), list[int]()
+
+    def __call__(self, work: Work, parts: Sequence[Part]) -> Iterable[Outcome]:
+        for outcome in self._engine(work, parts):
+            self.times.append(time.perf_counter())
+            self.frames.append(outcome.record.frames or 0)
+            yield outcome
+
+
+def engines(args: argparse.Namespace) -> None:
+    clips = find_clips(args.corpus)
+    parts = [Part.of(clips[place * len(clips) // args.clips]) for place in range(args.clips)]
+    config = ExtractionConfig(short_side=args.short_side)
+    name, workers = ENGINES[args.engine]
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        engine = Watched(open_engine(name, workers=workers))
+        work = FeaturesWork(Path(folder), ModelName("siammae-ti8", "cpu", args.dtype), config)
+        report = run_corpus(work, parts, engine)
+        took = time.perf_counter() - began
+        size = sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
+    skipped = workers  # the first results of all workers hold their start-up
+    steady = engine.times[-1] - engine.times[skipped - 1]
+    print(headline())
+    print(
+        f"| {args.engine} | {report.made} | {sum(engine.frames)} | {took:.1f} | {len(parts) / took:.2f} | "
+        f"{(len(parts) - skipped) / steady:.2f} | {sum(engine.frames[skipped:]) / steady:.1f} | {size / 1e6:.0f} MB |"
+    )
+
+
+class Stored:
+    """An extractor that hands out stored features, in the order of the frames."""
+
+    def __init__(self, video: siammae.StoredVideo, patch_size: int, restore: bool) -> None:
+        self.patch_size, self.extract_options = patch_size, frozenset[str]()
+        self._video, self._restore, self._next = video, restore, 0
+
+    def extract(self, frames: Any, **_: Any) -> torch.Tensor:
+        count = len(frames)
+        self._next += count
+        return torch.from_numpy(self._video.read(slice(self._next - count, self._next), restore=self._restore))
+
+
+def quality(args: argparse.Namespace) -> None:
+    model = siammae.SiamMAE.from_pretrained()
+    rules = (model.propagation or siammae.PropagationConfig()).replace(**PLAIN)
+    sequences = DavisLayout(args.davis, 2016, args.split, "480p").sequences(None)
+    done = {json.loads(line)["row"] for line in args.rows.read_text().splitlines()} if args.rows.exists() else set()
+    for name, (settings, restore) in ROWS.items():
+        if name in done:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "videos").mkdir()
+            for sequence in sequences:
+                (Path(folder) / "videos" / sequence.name).symlink_to(sequence.frames[0].parent.absolute())
+            (Path(folder) / "list.txt").write_text("".join(f"videos/{one.name}\n" for one in sequences))
+            out = Path(folder) / "out"
+            siammae.extract_corpus(Path(folder) / "list.txt", out, model=model, workers=1, short_side=240, **settings)
+            dataset = siammae.open_features(out)
+            scores = [_score(sequence, dataset[sequence.name], model, rules, restore) for sequence in sequences]
+            size = sum(file.stat().st_size for file in out.rglob("*.safetensors"))
+            frames = sum(record.frames or 0 for record in dataset.records)
+        row = {"row": name, "jf": 100 * float(np.mean(scores)), "bytes_per_frame": size / frames, "videos": scores}
+        with args.rows.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    print(headline())
+    print("| stored as | J&F | kB a frame |\n| --- | --- | --- |")
+    for line in args.rows.read_text().splitlines():
+        row = json.loads(line)
+        print(f"| {row['row']} | {row['jf']:.1f} | {row['bytes_per_frame'] / 1000:.0f} |")
+
+
+def _score(sequence: Any, video: Any, model: siammae.SiamMAE, rules: siammae.PropagationConfig, restore: bool) -> float:
+    """Follow a sequence from stored features; returns the mean of J and F, first and last frame left out."""
+    truth = [(sequence.truth(number) > 0).astype(np.uint8) for number in range(len(sequence.frames))]
+    stored = Stored(video, model.patch_size, restore)
+    follow = siammae.Propagator(stored, rules)
+    values = []
+    for number, frame in enumerate(siammae.read_frames(sequence.frames[0].parent)):
+        labels = follow.step(frame, mask=truth[0] if number == 0 else None).label_map()
+        if 0 < number < len(truth) - 1:
+            values.append(
+                (region_similarity(labels > 0, truth[number] > 0) + boundary_measure(labels > 0, truth[number] > 0)) / 2
+            )
+    return float(np.mean(values))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(required=True)
+    one = kinds.add_parser("engines")
+    one.add_argument("corpus", type=Path)
+    one.add_argument("--engine", choices=tuple(ENGINES), required=True)
+    one.add_argument("--clips", type=int, default=60)
+    one.add_argument("--short-side", type=int, default=120)
+    one.add_argument("--dtype", default="float32")
+    one.set_defaults(run=engines)
+    two = kinds.add_parser("quality")
+    two.add_argument("davis", type=Path)
+    two.add_argument("rows", type=Path)
+    two.add_argument("--split", default="dev")
+    two.set_defaults(run=quality)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
