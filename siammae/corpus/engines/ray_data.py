@@ -6,6 +6,9 @@ import json
 import logging
 import os
 import pickle
+import signal
+import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -26,6 +29,7 @@ from siammae.outputs.temporary import scratch_folder, sweep
 _AT_ONCE = 16
 _TASKS_EACH = 4  # at least so many for each worker, so that they end together
 _DEATHS = 3  # of actors on one video, after which it is given up; Ray itself would try it for ever
+_PATIENCE = 10.0  # seconds for a cluster to answer
 _STORE = 128 * 2**20  # bytes of the object store of a local cluster: rows are a few hundred bytes
 
 
@@ -146,15 +150,31 @@ def _connected(ray: Any, address: str | None, workers: int | None) -> Iterator[N
         yield
         return
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    before = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             ray.init(address="local", num_cpus=workers, include_dashboard=False, object_store_memory=_STORE, **quiet)
         else:
+            _reach(address)
             ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         where = "on this machine" if address is None else f"at {address!r}"
         raise WorkerError(f"no Ray cluster {where}: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # Ray's own handler would end the process with another code
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Refuse an address where nothing answers: Ray itself would try for minutes.
+
+    Raises:
+        OSError: nothing does.
+        ValueError: the port is no number.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
