@@ -1,11 +1,12 @@
 """Features of many videos: what each engine does in a second, and what smaller files cost in J&F.
 
     python benchmarks/bench_corpus.py engines ../shared/corpus/jhmdb-train --engine loop
-    python benchmarks/bench_corpus.py quality ../shared/data/DAVIS rows.jsonl
+    python benchmarks/bench_corpus.py quality ../shared/data/DAVIS FOLDER
 
 ``engines`` takes clips from all over a folder. Its two figures are of all seconds, start-up included, and of those
 between the first and the last result, which is what counts for a large corpus. ``quality`` extracts the frames of a
-data set in DAVIS's layout, follows the first mask from what was stored, and scores it; one line a row goes to the file.
+data set in DAVIS's layout as float32, follows the first mask from what smaller files would hold of them, and scores it;
+rows that are there are not made again.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from siammae.config import ExtractionConfig
 from siammae.corpus.engines import open_engine
 from siammae.corpus.features_work import FeaturesWork
 from siammae.corpus.models import ModelName
+from siammae.corpus.packing import pack, unpack
+from siammae.corpus.principal import Moments, fit_components
 from siammae.corpus.running import run_corpus
 from siammae.corpus.work import Outcome, Part, Work
 from siammae.evaluation.davis.layout import DavisLayout
@@ -40,7 +43,6 @@ ROWS: dict[str, tuple[dict[str, Any], bool]] = {  # settings, and whether compon
     "float16": ({"store": "float16"}, False),
     "int8, a scale a channel": ({"store": "int8"}, False),
     "int8, a scale a patch": ({"store": "int8", "scale": "patch"}, False),
-    "96 components": ({"pca": 96}, False),
     "96 components, restored": ({"pca": 96}, True),
     "48 components": ({"pca": 48}, False),
     "48 components, restored": ({"pca": 48}, True),
@@ -84,59 +86,81 @@ def engines(args: argparse.Namespace) -> None:
 
 
 class Stored:
-    """An extractor that hands out stored features, in the order of the frames."""
+    """An extractor that hands out stored features, in the order of the frames, as smaller files would hold them.
 
-    def __init__(self, video: siammae.StoredVideo, patch_size: int, restore: bool) -> None:
+    Args:
+        video: float32.
+        config: of the smaller file.
+        components: of ``config.pca``.
+        restore: whether components are turned back into channels.
+    """
+
+    def __init__(
+        self, video: siammae.StoredVideo, patch_size: int, config: ExtractionConfig, components: Any, restore: bool
+    ) -> None:
         self.patch_size, self.extract_options = patch_size, frozenset[str]()
-        self._video, self._restore, self._next = video, restore, 0
+        self._video, self._config, self._components, self._restore = video, config, components, restore
+        self._next, self.bytes = 0, 0
 
     def extract(self, frames: Any, **_: Any) -> torch.Tensor:
         count = len(frames)
         self._next += count
-        return torch.from_numpy(self._video.read(slice(self._next - count, self._next), restore=self._restore))
+        features = self._video.torch(slice(self._next - count, self._next))
+        if self._components:
+            features = self._components.apply(features)
+        packed = pack(features, self._config)
+        self.bytes += sum(part.nbytes for part in packed.values())
+        values = unpack(packed)
+        return torch.from_numpy(self._components.restore(values) if self._restore else values)
 
 
 def quality(args: argparse.Namespace) -> None:
     model = siammae.SiamMAE.from_pretrained()
     rules = (model.propagation or siammae.PropagationConfig()).replace(**PLAIN)
     sequences = DavisLayout(args.davis, 2016, args.split, "480p").sequences(None)
-    done = {json.loads(line)["row"] for line in args.rows.read_text().splitlines()} if args.rows.exists() else set()
+    videos = args.features / "videos"
+    videos.mkdir(parents=True, exist_ok=True)
+    for sequence in sequences:
+        if not (videos / sequence.name).exists():
+            (videos / sequence.name).symlink_to(sequence.frames[0].parent.absolute())
+    (args.features / "list.txt").write_text("".join(f"videos/{one.name}\n" for one in sequences))
+    siammae.extract_corpus(args.features / "list.txt", args.features / "out", workers=args.workers, short_side=240)
+    dataset = siammae.open_features(args.features / "out")
+    assert isinstance(dataset, siammae.FeatureDataset)  # noqa: S101 -- what a folder is
+    sample = (video.torch(range(0, len(video), max(1, len(video) // 4))) for video in dataset)
+    sums = Moments.of(sample)
+    path = args.features / "rows.jsonl"
+    done = {json.loads(line)["row"] for line in path.read_text().splitlines()} if path.exists() else set()
     for name, (settings, restore) in ROWS.items():
         if name in done:
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "videos").mkdir()
-            for sequence in sequences:
-                (Path(folder) / "videos" / sequence.name).symlink_to(sequence.frames[0].parent.absolute())
-            (Path(folder) / "list.txt").write_text("".join(f"videos/{one.name}\n" for one in sequences))
-            out = Path(folder) / "out"
-            siammae.extract_corpus(Path(folder) / "list.txt", out, model=model, workers=1, short_side=240, **settings)
-            dataset = siammae.open_features(out)
-            scores = [_score(sequence, dataset[sequence.name], model, rules, restore) for sequence in sequences]
-            size = sum(file.stat().st_size for file in out.rglob("*.safetensors"))
-            frames = sum(record.frames or 0 for record in dataset.records)
-        row = {"row": name, "jf": 100 * float(np.mean(scores)), "bytes_per_frame": size / frames, "videos": scores}
-        with args.rows.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        config = ExtractionConfig(short_side=240, **settings)
+        components = fit_components(sums, config.pca) if config.pca else None
+        scores, size = {}, 0
+        for sequence in sequences:
+            stored = Stored(dataset[sequence.name], model.patch_size, config, components, restore)
+            scores[sequence.name] = _score(sequence, stored, rules)
+            size += stored.bytes
+        frames = sum(len(sequence.frames) for sequence in sequences)
+        share = components.share if components else 1.0
+        row = {"row": name, "bytes": size / frames, "share": share, "jf": 100 * float(np.mean([*scores.values()]))}
+        with path.open("a") as file:
+            file.write(json.dumps({**row, "videos": scores}) + "\n")
     print(headline())
-    print("| stored as | J&F | kB a frame |\n| --- | --- | --- |")
-    for line in args.rows.read_text().splitlines():
+    print("| stored as | J&F | kB a frame | variance kept |\n| --- | --- | --- | --- |")
+    for line in path.read_text().splitlines():
         row = json.loads(line)
-        print(f"| {row['row']} | {row['jf']:.1f} | {row['bytes_per_frame'] / 1000:.0f} |")
+        print(f"| {row['row']} | {row['jf']:.1f} | {row['bytes'] / 1000:.0f} | {100 * row['share']:.0f} % |")
 
 
-def _score(sequence: Any, video: Any, model: siammae.SiamMAE, rules: siammae.PropagationConfig, restore: bool) -> float:
+def _score(sequence: Any, stored: Stored, rules: siammae.PropagationConfig) -> float:
     """Follow a sequence from stored features; returns the mean of J and F, first and last frame left out."""
-    truth = [(sequence.truth(number) > 0).astype(np.uint8) for number in range(len(sequence.frames))]
-    stored = Stored(video, model.patch_size, restore)
-    follow = siammae.Propagator(stored, rules)
-    values = []
+    follow, values = siammae.Propagator(stored, rules), []
     for number, frame in enumerate(siammae.read_frames(sequence.frames[0].parent)):
-        labels = follow.step(frame, mask=truth[0] if number == 0 else None).label_map()
-        if 0 < number < len(truth) - 1:
-            values.append(
-                (region_similarity(labels > 0, truth[number] > 0) + boundary_measure(labels > 0, truth[number] > 0)) / 2
-            )
+        truth = sequence.truth(number) > 0
+        labels = follow.step(frame, mask=truth.astype(np.uint8) if number == 0 else None).label_map() > 0
+        if 0 < number < len(sequence.frames) - 1:
+            values.append((region_similarity(labels, truth) + boundary_measure(labels, truth)) / 2)
     return float(np.mean(values))
 
 
@@ -152,7 +176,8 @@ def main() -> None:
     one.set_defaults(run=engines)
     two = kinds.add_parser("quality")
     two.add_argument("davis", type=Path)
-    two.add_argument("rows", type=Path)
+    two.add_argument("features", type=Path, help="folder for the features, and rows.jsonl")
+    two.add_argument("--workers", type=int, default=2)
     two.add_argument("--split", default="dev")
     two.set_defaults(run=quality)
     args = parser.parse_args()
