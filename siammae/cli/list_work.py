@@ -52,9 +52,10 @@ class LabelsWork(Work):
     """
 
     def __init__(self, folder: Path, args: argparse.Namespace, kind: ListKind, follow: Follow, name: ModelName) -> None:
-        self._args, self._kind, self._follow, self._name = args, kind, follow, name
+        self._args, self._kind, self._follow = args, kind, follow
         model: Any = name.load()
         self._described = describe_model(model)
+        self._name = name.settled(self._described)
         self._model: Any = model
         rules = propagation_config(args, model).to_dict()
         changing = {field: value for field, value in self._described.items() if field not in ("model", "revision")}

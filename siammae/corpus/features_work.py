@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from siammae.config import ExtractionConfig
 from siammae.corpus.batches import ClipFrames, encode, options_of
 from siammae.corpus.extraction import Extracted, metadata, write_features
-from siammae.corpus.models import Model, describe_model, load_model
+from siammae.corpus.models import Model, ModelName, describe_model, load_model
 from siammae.corpus.principal import Components, Moments
 from siammae.corpus.reading import StoredVideo
 from siammae.corpus.work import BrokenVideoError, Part, Work, blaming
@@ -44,6 +44,8 @@ class FeaturesWork(Work):
         self._loaded: FeatureExtractor | None = load_model(model)
         options_of(self._loaded, config)  # what it does not have is no fault of the videos
         self._described = describe_model(self._loaded)
+        if isinstance(model, ModelName):
+            self._model = model.settled(self._described)
         changing = {name: value for name, value in self._described.items() if name not in ("model", "revision")}
         pca = {"pca": components.digest()} if components else {}
         super().__init__(folder, {"rules": config.rules(), "model": changing, **pca})

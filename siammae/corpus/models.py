@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +35,12 @@ class ModelName(NamedTuple):
         if device == "cuda" and worker is not None:
             device = f"cuda:{worker % torch.cuda.device_count()}"
         kind = TimmExtractor if self.name.startswith(PREFIX) else SiamMAE
-        return kind.from_pretrained(self.name, device=device, dtype=getattr(torch, self.dtype))
+        dtype: Any = getattr(torch, self.dtype, None) or self.dtype
+        return kind.from_pretrained(self.name, device=device, dtype=dtype)
+
+    def settled(self, described: Mapping[str, Any]) -> ModelName:
+        """Return the name with the dtype that the model was loaded with, which no other process chooses anew."""
+        return self._replace(dtype=described["dtype"])
 
 
 Model = ModelName | FeatureExtractor | str

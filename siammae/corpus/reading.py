@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from siammae.checkpoints.tensors import read_header
 from siammae.corpus.manifest import DONE, MANIFEST, Record, read_manifest
 from siammae.corpus.packing import FEATURES, SCALE, Stored, unpack
 from siammae.corpus.principal import PCA_FILE, Components
 from siammae.corpus.writing import load_zarr
-from siammae.errors import name_some
+from siammae.errors import CheckpointError, name_some
 from siammae.frames import PathLike
 
 _LAYOUT = "siammae features 1"
@@ -58,7 +59,7 @@ class StoredVideo:
             self.numbers = rules["start"] + rules["every"] * np.arange(self.shape[0], dtype=np.int64)
             self.size = int(self.metadata["height"]), int(self.metadata["width"])
             self.rate = float(self.metadata["rate"]) if self.metadata["rate"] else None
-        except (LookupError, TypeError, ValueError, OSError, SafetensorError) as error:
+        except (LookupError, TypeError, ValueError, OSError, RecursionError, SafetensorError, CheckpointError) as error:
             raise ValueError(
                 f"{self.path} holds no features of siammae's, or is damaged ({error}): extract it again."
             ) from error
@@ -150,6 +151,7 @@ class StoredVideo:
 
 
 def _open_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    read_header(path)  # bounded
     opened: Any = safe_open(path, framework="np")
     names = set(opened.keys())
     metadata = dict(opened.metadata() or {})

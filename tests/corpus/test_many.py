@@ -413,3 +413,20 @@ def test_without_a_package_it_is_said_how_to_install_it(module, extra, options, 
     with pytest.raises(ImportError, match=rf'pip install "siammae\[{extra}\]"'):
         extract(videos, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_workers_share_the_gpus_and_none_is_given_two_types(monkeypatch):
+    from siammae.corpus import models
+    from siammae.corpus.engines import usual_workers
+
+    loaded = []
+    monkeypatch.setattr(models.SiamMAE, "from_pretrained", lambda name, **options: loaded.append(options))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for worker in (None, 0, 1, 2):
+        monkeypatch.setattr(models, "worker_number", lambda worker=worker: worker)
+        ModelName("a", "cuda", "bfloat16").load()
+    assert [str(options["device"]) for options in loaded] == ["cuda", "cuda:0", "cuda:1", "cuda:0"]
+    assert {str(options["dtype"]) for options in loaded} == {"torch.bfloat16"}
+    assert (usual_workers("cuda"), usual_workers("cuda:1"), usual_workers("mps")) == (2, 1, 1)
+    assert usual_workers("cpu") >= 1
+    assert ModelName("a", "cpu", "auto").settled({"dtype": "bfloat16"}).dtype == "bfloat16"
