@@ -1,12 +1,13 @@
 """Features of many videos: what each engine does in a second, and what smaller files cost in J&F.
 
     python benchmarks/bench_corpus.py engines ../shared/corpus/jhmdb-train --engine loop
+    python benchmarks/bench_corpus.py reading ../shared/corpus/open-video
     python benchmarks/bench_corpus.py quality ../shared/data/DAVIS FOLDER
 
 ``engines`` takes clips from all over a folder. Its two figures are of all seconds, start-up included, and of those
-between the first and the last result, which is what counts for a large corpus. ``quality`` extracts the frames of a
-data set in DAVIS's layout as float32, follows the first mask from what smaller files would hold of them, and scores it;
-rows that are there are not made again.
+between the first and the last result, which is what counts for a large corpus. ``reading`` does all but the network's
+work on one core. ``quality`` extracts the frames of a data set in DAVIS's layout as float32, follows the first mask
+from what smaller files would hold of them, and scores it; rows that are there are not made again.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ from interleaved import headline
 import siammae
 from siammae.clips.listing import find_clips
 from siammae.config import ExtractionConfig
+from siammae.corpus.batches import ClipFrames
 from siammae.corpus.engines import open_engine
 from siammae.corpus.features_work import FeaturesWork
+from siammae.corpus.identity import checksum
 from siammae.corpus.models import ModelName
 from siammae.corpus.packing import pack, unpack
 from siammae.corpus.principal import Moments, fit_components
 from siammae.corpus.running import run_corpus
 from siammae.corpus.work import Outcome, Part, Work
+from siammae.corpus.writing import SafetensorsWriter
 from siammae.evaluation.davis.layout import DavisLayout
 from siammae.metrics import boundary_measure, region_similarity
 
@@ -82,6 +86,37 @@ def engines(args: argparse.Namespace) -> None:
     print(
         f"| {args.engine} | {report.made} | {sum(engine.frames)} | {took:.1f} | {len(parts) / took:.2f} | "
         f"{(len(parts) - skipped) / steady:.2f} | {sum(engine.frames[skipped:]) / steady:.1f} | {size / 1e6:.0f} MB |"
+    )
+
+
+def reading(args: argparse.Namespace) -> None:
+    """Decode, check and write, without a network: what is left of the work where a GPU encodes."""
+    clips = find_clips(args.corpus)
+    chosen = [clips[place * len(clips) // args.clips] for place in range(args.clips)]
+    began = time.perf_counter()
+    size = 0
+    for clip in chosen:
+        checksum(clip)
+        size += clip.path.stat().st_size
+    hashed = time.perf_counter() - began
+    frames, pixels, began = 0, 0, time.perf_counter()
+    for clip in chosen:
+        for frame in ClipFrames(clip, ExtractionConfig()).frames():
+            frames, pixels = frames + 1, pixels + frame.shape[0] * frame.shape[1]
+    decoded = time.perf_counter() - began
+    features, config = torch.randn(4, 192, 30, 40, dtype=torch.float32, device="cpu"), ExtractionConfig(store="int8")
+    with tempfile.TemporaryDirectory() as folder:
+        began, path = time.perf_counter(), Path(folder) / "f"
+        with SafetensorsWriter(path, {}) as writer:
+            for _ in range(250):
+                writer.write(pack(features, config))
+            writer.finish()
+        packed = time.perf_counter() - began
+    print(headline())
+    print(
+        f"{frames} frames of {pixels / frames / 1e3:.0f} thousand pixels decoded at {frames / decoded:.0f} a second, "
+        f"{size / 1e6:.0f} MB hashed at {size / hashed / 1e6:.0f} MB a second, 1000 frames of 192 x 30 x 40 written as "
+        f"int8 at {1000 / packed:.0f} a second"
     )
 
 
@@ -174,6 +209,10 @@ def main() -> None:
     one.add_argument("--short-side", type=int, default=120)
     one.add_argument("--dtype", default="float32")
     one.set_defaults(run=engines)
+    three = kinds.add_parser("reading")
+    three.add_argument("corpus", type=Path)
+    three.add_argument("--clips", type=int, default=60)
+    three.set_defaults(run=reading)
     two = kinds.add_parser("quality")
     two.add_argument("davis", type=Path)
     two.add_argument("features", type=Path, help="folder for the features, and rows.jsonl")
