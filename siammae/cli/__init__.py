@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         shard,
         sweep,
         track,
+        whiten,
     )
 
     parser = argparse.ArgumentParser(
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         sweep,
         shard,
         pretrain,
+        whiten,
         convert,
         relabel,
         formats,
