@@ -69,7 +69,6 @@ def _parser() -> argparse.ArgumentParser:
         shard,
         sweep,
         track,
-        whiten,
     )
 
     parser = argparse.ArgumentParser(
@@ -90,7 +89,6 @@ def _parser() -> argparse.ArgumentParser:
         sweep,
         shard,
         pretrain,
-        whiten,
         convert,
         relabel,
         formats,

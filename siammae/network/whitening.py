@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Whitening(nn.Module):
-    """An affine map of the channels; the identity until :meth:`fit` or :meth:`set_map`.
+    """An affine map of the channels; the identity until :meth:`fit`.
 
     The cosine of raw features is ruled by the few directions in which they vary most (mean brightness and colour in
     small networks). Whitening brings all directions to one variance.
@@ -42,19 +42,9 @@ class Whitening(nn.Module):
             )
         if not epsilon > 0:
             raise ValueError(f"epsilon is {epsilon}: it must be above 0.")
-        self.set_map(samples.mean(dim=0), torch.cov(samples.T), epsilon=epsilon)
-
-    def set_map(self, mean: Tensor, covariance: Tensor, *, epsilon: float) -> None:
-        """Choose the map: minus a mean, times the inverse square root of a covariance.
-
-        Args:
-            mean: ``(C,)`` float64.
-            covariance: ``(C, C)`` float64, of the features, or of what shall not count in them.
-            epsilon: part of the mean variance added to every direction, > 0.
-        """
-        variances, directions = torch.linalg.eigh(covariance)
+        variances, directions = torch.linalg.eigh(torch.cov(samples.T))
         scale = (variances.clamp_min(0) + epsilon * variances.mean()).rsqrt()
-        self.mean.copy_(mean)
+        self.mean.copy_(samples.mean(dim=0))
         self.matrix.copy_(directions @ (scale[:, None] * directions.T))
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -5,8 +5,7 @@ The loop is ``trainer``, to be read first; the others in the order of the data:
 - ``data`` makes the samples, see there;
 - what happens to one: ``learner`` is the network with all that changes, ``step`` one step of it, ``schedule`` its rate;
 - what stays: ``checkpoint`` states, ``run_log`` the log, ``loggers`` other people's, ``monitor`` pictures and scores,
-  ``stopping`` how a run is asked to end;
-- beside it: ``whiten`` fits a map of a network's features, without the loop.
+  ``stopping`` how a run is asked to end.
 """
 
 from siammae.config import PretrainConfig

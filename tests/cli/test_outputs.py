@@ -87,17 +87,11 @@ CASES = {
         again=("--auto-resume",),
     ),
     "convert": Case(["{in}/vit/model.safetensors", "-o", "{out}"], "c", "vit", "README.md"),
-    "whiten": Case(
-        ["{in}/clips", "-o", "{out}", "--model", "{in}/model", "--pairs", "80", "--device", "cpu", "--quiet"],
-        "w",
-        "model",
-        "README.md",
-    ),
     "relabel": Case(["{in}/labels.json", "{out}", "--format", "coco"], "l.json", "labels.json"),
     "relabel folder": Case(["{in}/masks", "{out}", "--format", "yolo"], "l", "masks", "labels/0.txt"),
 }
 WRITE_NOTHING = {"models", "info", "formats"}
-WITHOUT_MODEL = {"shard", "pretrain", "whiten", "convert", "relabel"}
+WITHOUT_MODEL = {"shard", "pretrain", "convert", "relabel"}
 
 
 class Finished(NamedTuple):
