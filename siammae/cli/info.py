@@ -55,14 +55,15 @@ def _products() -> str:
     """Say how matrices are multiplied on the CPU."""
     import torch
 
-    from siammae.network.cpu_layers import attention_route, multiplies_bfloat16, product_route
+    from siammae.network.cpu_layers import attention_route, bfloat16_is_faster, multiplies_bfloat16, product_route
 
     makers = {"linear": "PyTorch", "pytorch": "PyTorch", "onednn": "oneDNN", "native": "the native kernel"}
 
     def ways(dtype: torch.dtype) -> str:
         return f"by {makers[product_route(dtype)]}, attention by {makers[attention_route(dtype)]}"
 
-    bfloat16 = "" if multiplies_bfloat16() else ", only emulated by this CPU, slower than float32"
+    slower = "slower than float32" if multiplies_bfloat16() else "only emulated by this CPU, slower than float32"
+    bfloat16 = "" if bfloat16_is_faster() else f", {slower}"
     return f"float32 {ways(torch.float32)}; bfloat16 {ways(torch.bfloat16)}{bfloat16}"
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from siammae.frames import Backend, VideoWriter
+    from siammae.network.dtypes import Dtype
     from siammae.network.model import SiamMAE
     from siammae.network.timm_extractor import TimmExtractor
 
@@ -29,7 +30,9 @@ def load_model(args: argparse.Namespace, name: str | None = None) -> SiamMAE | T
     from siammae.network.model import SiamMAE
     from siammae.network.timm_extractor import PREFIX, TimmExtractor
 
-    device, dtype = pick_device(args.device), getattr(torch, args.dtype)
+    device = pick_device(args.device)
+    exact = args.dtype == "auto" and bool(getattr(args, "preset", None))  # public codes compute in float32
+    dtype: Dtype = torch.float32 if exact else "auto" if args.dtype == "auto" else getattr(torch, args.dtype)
     name = name or args.model
     if name.startswith(PREFIX):
         return TimmExtractor.from_pretrained(name, device=device, dtype=dtype)

@@ -66,6 +66,11 @@ class PropagationConfig(Settings):
             (``SiamMAE``).
         pool_keys: the encoder's attention looks at means of so many by so many patches, see ``SiamMAE.extract``; 1 in
             the presets of public codes. Only with an extractor that can (``SiamMAE``, plain ViTs of timm).
+        reuse_threshold: patches whose pixels have changed by no more than so many grey levels since they were last
+            encoded keep their features, see ``siammae.network.token_reuse``; 0 = only where nothing has changed in the
+            whole frame; None = every patch is encoded in every frame, as in all public codes. Only with an extractor
+            that can (``SiamMAE``, plain ViTs of timm).
+        reuse_refresh: with ``reuse_threshold``, everything is encoded anew in every so many frames.
         refine: what is done to a mask when it is rendered, never to the labels that travel: ``"none"``, or
             ``"local-colour"`` = pixels go to the object whose colours around them fit best, see
             ``siammae.propagation.refinement``.
@@ -108,6 +113,8 @@ class PropagationConfig(Settings):
     upsample_to: Literal["frame", "input"] = "frame"
     focus_margin: int | None = None
     pool_keys: int = 1
+    reuse_threshold: float | None = None
+    reuse_refresh: int = 30
     refine: Literal["none", "local-colour"] = "none"
     refine_radius: int = 8
     refine_strength: float = 0.3
@@ -146,6 +153,9 @@ class PropagationConfig(Settings):
             "at least 1, or None",
         )
         check(1 <= self.pool_keys <= 16, "pool_keys", self.pool_keys, "1 to 16")
+        if self.reuse_threshold is not None:
+            check_range("reuse_threshold", self.reuse_threshold, (0, 255))
+        check(self.reuse_refresh >= 1, "reuse_refresh", self.reuse_refresh, "at least 1")
         check_choice("refine", self.refine, ("none", "local-colour"))
         check_choice("neighborhood", self.neighborhood, ("disk", "closed_disk", "square"))
         check_choice("resize_side", self.resize_side, ("short", "long"))
@@ -189,6 +199,11 @@ class PropagationConfig(Settings):
             known = ", ".join(f"{preset} for {data}" for preset, data in PRESETS)
             raise ValueError(f"no preset {name!r} for {dataset!r}: known are {known}.") from None
 
+    def is_public(self) -> bool:
+        """Tell whether these are the rules of a preset, at whatever input size."""
+        sides = {"resize": self.resize, "resize_side": self.resize_side}
+        return any(self == type(self)(**{**fields, **sides}) for fields in PRESETS.values())
+
     @classmethod
     def recommended(
         cls, extractor: object, quality: Literal["fast", "balanced", "best"] = "balanced"
@@ -215,9 +230,10 @@ class PropagationConfig(Settings):
         return rules.for_extractor(extractor)
 
     def for_extractor(self, extractor: object) -> Self:
-        """Return these rules without what an extractor cannot do: a focus, pooled keys."""
+        """Return these rules without what an extractor cannot do: a focus, pooled keys, token reuse."""
         known: frozenset[str] = getattr(extractor, "extract_options", frozenset())
         return self.replace(
             focus_margin=self.focus_margin if "region" in known else None,
             pool_keys=self.pool_keys if "pool_keys" in known else 1,
+            reuse_threshold=self.reuse_threshold if "reuse" in known else None,
         )

@@ -148,7 +148,9 @@ def follow_masks(
     """
     given = masks if isinstance(masks, Mapping) else {0: masks}
     frames = _shown(video, progress, [mask for mask in given.values() if isinstance(mask, str | os.PathLike)])
-    yield from follow_keyframes(frames, given, load_extractor(model), config, object_ids=object_ids, kernels=kernels)
+    yield from follow_keyframes(
+        frames, given, load_extractor(model, config), config, object_ids=object_ids, kernels=kernels
+    )
 
 
 def propagate_masks(
@@ -220,7 +222,9 @@ def follow_keypoints(
         Points ``(N, 2)`` and confidence ``(N,)``, the annotated frames included.
     """
     given = keypoints if isinstance(keypoints, Mapping) else {0: keypoints}
-    yield from follow_keypoint_frames(_shown(video, progress), given, load_extractor(model), config, kernels=kernels)
+    yield from follow_keypoint_frames(
+        _shown(video, progress), given, load_extractor(model, config), config, kernels=kernels
+    )
 
 
 def propagate_keypoints(
