@@ -89,6 +89,6 @@ def _checkpoint(model: SiamMAE, name: str) -> list[str]:
         return [*lines, "  propagation  no recommendation: the defaults of PropagationConfig"]
     chosen = (
         *("resize", "top_k", "temperature", "radius", "neighborhood", "queue_length"),
-        *("focus_margin", "pool_keys", "label_cells", "refine"),
+        *("focus_margin", "pool_keys", "reuse_threshold", "label_cells", "refine"),
     )
     return [*lines, "  propagation  " + ", ".join(f"{field}={getattr(recommended, field)}" for field in chosen)]
