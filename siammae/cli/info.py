@@ -56,6 +56,7 @@ def _products() -> str:
     import torch
 
     from siammae.network.cpu_layers import attention_route, bfloat16_is_faster, multiplies_bfloat16, product_route
+    from siammae.network.dtypes import choose_dtype
 
     makers = {"linear": "PyTorch", "pytorch": "PyTorch", "onednn": "oneDNN", "native": "the native kernel"}
 
@@ -64,7 +65,8 @@ def _products() -> str:
 
     slower = "slower than float32" if multiplies_bfloat16() else "only emulated by this CPU, slower than float32"
     bfloat16 = "" if bfloat16_is_faster() else f", {slower}"
-    return f"float32 {ways(torch.float32)}; bfloat16 {ways(torch.bfloat16)}{bfloat16}"
+    auto = str(choose_dtype("auto", "cpu")).removeprefix("torch.")
+    return f"float32 {ways(torch.float32)}; bfloat16 {ways(torch.bfloat16)}{bfloat16}; --dtype auto is {auto}"
 
 
 def _checkpoint(model: SiamMAE, name: str) -> list[str]:

@@ -19,6 +19,8 @@ from siammae.config.settings import (
 )
 
 # Patches. Near a border the label of a rounded cell falls off the grid for less than 0.3; no grid has 100 sigmas.
+# Grey levels; chosen on real clips with and without noise added: benchmarks/token_reuse.md.
+_REUSE = 5.0
 _SIGMAS = {"subpixel": (1e-3, 100.0), "cell": (0.3, 100.0)}
 
 
@@ -226,7 +228,7 @@ class PropagationConfig(Settings):
         patches, changes = QUALITIES[quality]
         own: PropagationConfig = getattr(extractor, "propagation", None) or cls()
         side = {"resize": patches * getattr(extractor, "patch_size"), "resize_side": "short"}  # noqa: B009
-        rules = own.replace(**{"refine": "local-colour", "pool_keys": 2, **side, **changes})
+        rules = own.replace(**{"refine": "local-colour", "pool_keys": 2, "reuse_threshold": _REUSE, **side, **changes})
         return rules.for_extractor(extractor)
 
     def for_extractor(self, extractor: object) -> Self:

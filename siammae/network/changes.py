@@ -33,6 +33,7 @@ class Reference:
         self._per_patch = patch_size // self._cell
         self._anchor = torch.zeros(0, dtype=torch.float32, device="cpu")  # cells of the last frame computed whole
         self._known = self._anchor  # of each patch, (3, h*n, w*n), at the anchor's brightness
+        self._new = self._anchor  # of the frame last asked about, likewise
 
     def changes(self, frame: NDArray[np.uint8]) -> Tensor:
         """Return how far each patch is from what is known of it, ``(h, w)`` float32 grey levels.
@@ -41,23 +42,18 @@ class Reference:
             frame: ``(H, W, 3)`` uint8, of the size of those before.
         """
         cells = self._cells(frame)
-        apart = (cells / self._gain(cells) - self._known).abs_().amax(dim=0)
+        self._new = cells / self._gain(cells)
+        apart = (self._new - self._known).abs_().amax(dim=0)
         return F.max_pool2d(apart[None, None], self._per_patch)[0, 0]
 
     def begin(self, frame: NDArray[np.uint8]) -> None:
         """Take a frame that was computed whole: nothing is known from before, and its brightness is the measure."""
-        self._anchor = self._known = self._cells(frame)
+        self._anchor = self._known = self._new = self._cells(frame)
 
-    def remember(self, frame: NDArray[np.uint8], computed: Tensor) -> None:
-        """Take what some patches were just computed from.
-
-        Args:
-            frame: ``(H, W, 3)`` uint8.
-            computed: which, ``(h, w)`` bool.
-        """
-        cells = self._cells(frame)
+    def remember(self, computed: Tensor) -> None:
+        """Take what some patches, ``(h, w)`` bool, were just computed from: the frame last asked about."""
         fine = computed.repeat_interleave(self._per_patch, 0).repeat_interleave(self._per_patch, 1)
-        self._known = torch.where(fine, cells / self._gain(cells), self._known)
+        self._known = torch.where(fine, self._new, self._known)
 
     def _cells(self, frame: NDArray[np.uint8]) -> Tensor:
         pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
@@ -66,7 +62,7 @@ class Reference:
     def _gain(self, cells: Tensor) -> Tensor:
         """Return how much brighter a frame is than the anchor, for each colour ``(3, 1, 1)``: the median of cells."""
         bright = (self._anchor > _DARK) & (cells > 0)
-        ratio = torch.where(bright, cells / self._anchor, torch.nan).flatten(1)
-        gain = ratio.nanmedian(dim=1).values.clamp(*_GAINS)
+        ratio = torch.where(bright, cells / self._anchor, torch.nan)[:, ::2, ::2].flatten(1)  # enough for a median
+        gain = ratio.nanmedian(dim=1).values.nan_to_num_(1.0).clamp(*_GAINS)
         few = bright.flatten(1).sum(dim=1) < bright[0].numel() // 4
         return torch.where(few, 1.0, gain)[:, None, None]

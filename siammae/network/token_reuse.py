@@ -157,7 +157,7 @@ class TokenStream:
         elif computed is None:
             self._reference.begin(frame)
         else:
-            self._reference.remember(frame, computed)
+            self._reference.remember(computed)
 
     def _inside(self, grid: tuple[int, int]) -> Tensor:
         """Return the region as ``(h, w)`` bool."""
