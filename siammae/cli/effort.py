@@ -28,6 +28,11 @@ class Effort:
         self._streams.append(stream)
         return stream
 
+    @property
+    def kind(self) -> str:
+        """What messages call the extractor."""
+        return type(self._extractor).__name__
+
     def line(self) -> str:
         """Say in which dtype the features were made, and of which part of the patches."""
         dtype = str(self._extractor.dtype).removeprefix("torch.")

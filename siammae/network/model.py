@@ -162,7 +162,8 @@ class SiamMAE(PretrainingModel):
                 quarter of attention's time, and changes features a little.
 
         Returns:
-            ``(T, C, h, w)`` on the model's device, in its dtype; CLS is dropped.
+            ``(T, C, h, w)`` on the model's device, in its dtype, or in float32 where ``dtype="auto"`` chose it; CLS is
+            dropped.
 
         Raises:
             ValueError: frames or options are refused.
@@ -170,7 +171,7 @@ class SiamMAE(PretrainingModel):
         """
         last = self.encoder.check_layer(layer) == self.config.depth - 1
         whitening = self.whitening if whiten and last and norm else None
-        return extract_features(
+        features = extract_features(
             frames,
             lambda images: self._encode(
                 images, layer, norm, pixel_std or self.config.pixel_std, whitening, region, pool_keys
@@ -180,6 +181,7 @@ class SiamMAE(PretrainingModel):
             resize=resize,
             batch_size=batch_size,
         )
+        return features.float() if self._rounded else features
 
     def _encode(
         self,

@@ -55,7 +55,8 @@ class SiamTrunk:
 
     def encode(self, frame: NDArray[np.uint8], region: tuple[int, int, int, int] | None, pool_keys: int) -> Tensor:
         """Extract plainly."""
-        return self.model.extract(frame[None], region=region, pool_keys=pool_keys, pixel_std=self.pixel_std)[0]
+        features = self.model.extract(frame[None], region=region, pool_keys=pool_keys, pixel_std=self.pixel_std)[0]
+        return features.to(self.model.dtype)
 
     def finish(self, tokens: Tensor) -> Tensor:
         """Norm and whiten."""

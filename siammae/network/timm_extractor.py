@@ -61,7 +61,8 @@ class _Trunk:
     def encode(self, frame: NDArray[np.uint8], region: tuple[int, int, int, int] | None, pool_keys: int) -> Tensor:
         if region is not None:
             raise ValueError(f"region is {region}, but {self.extractor.name} encodes whole frames only.")
-        return self.extractor.extract(frame[None], pool_keys=pool_keys, pixel_std=self.pixel_std)[0]
+        features = self.extractor.extract(frame[None], pool_keys=pool_keys, pixel_std=self.pixel_std)[0]
+        return features.to(self.extractor.dtype)
 
     def finish(self, tokens: Tensor) -> Tensor:
         own = self.extractor
@@ -112,6 +113,7 @@ class TimmExtractor:
         self.model: Any = model.to(device=device, dtype=dtype).eval()
         self.layer, self.norm, self.propagation = layer, norm, propagation
         self.name = name or str(cfg.get("architecture") or type(model).__name__)
+        self._rounded = False  # from_pretrained chose a coarser dtype, which nobody asked for
         self.check_layer(layer)
         use_cpu_layers(self.model)
 
@@ -162,6 +164,7 @@ class TimmExtractor:
             ) from error
         chosen = choose_dtype(dtype, device)
         extractor = cls(model, device=device, dtype=chosen, layer=layer, norm=norm, name=PREFIX + timm_name)
+        extractor._rounded = dtype == "auto" and chosen != torch.float32
         if "dinov3" in timm_name and timm_name.endswith(_META_TAGS):
             _round_periods(extractor.model.rope)
         return extractor
@@ -209,7 +212,7 @@ class TimmExtractor:
             pool_keys: see :meth:`siammae.SiamMAE.extract`; for networks with timm's plain self-attention.
 
         Returns:
-            ``(T, C, h, w)`` on the model's device, in its dtype.
+            ``(T, C, h, w)`` on the model's device, in its dtype, or in float32 where ``dtype="auto"`` chose that.
 
         Raises:
             ValueError: frames or options are refused, or the model takes one size only and this is another.
@@ -231,9 +234,10 @@ class TimmExtractor:
                 )[0]  # (B, C, h, w)
             return features
 
-        return extract_features(
+        features = extract_features(
             frames, encode, patch_size=self.patch_size, device=self.device, resize=resize, batch_size=batch_size
         )
+        return features.float() if self._rounded else features
 
     def open_stream(
         self,

@@ -268,6 +268,7 @@ class Stream:
 
 def _check_options(extractor: FeatureExtractor, config: PropagationConfig) -> None:
     """Refuse rules that ask an extractor for what it has not."""
+    name = getattr(extractor, "kind", type(extractor).__name__)
     known: frozenset[str] = getattr(extractor, "extract_options", frozenset())
     for option, field, off in (
         ("region", "focus_margin", None),
@@ -276,9 +277,7 @@ def _check_options(extractor: FeatureExtractor, config: PropagationConfig) -> No
     ):
         given = getattr(config, field)
         if given != off and option not in known:
-            raise ValueError(
-                f"{field} is {given}, but {type(extractor).__name__}.extract knows no {option!r}: pass {field}={off}."
-            )
+            raise ValueError(f"{field} is {given}, but {name}.extract knows no {option!r}: pass {field}={off}.")
 
 
 class StreamPropagator:

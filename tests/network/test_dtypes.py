@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,7 +67,17 @@ def test_another_word_is_refused(checkpoint):
 
 
 def test_from_pretrained_chooses_and_says_so(checkpoint, faster):
-    assert siammae.SiamMAE.from_pretrained(checkpoint).dtype == (torch.bfloat16 if faster else torch.float32)
+    model = siammae.SiamMAE.from_pretrained(checkpoint)
+    assert model.dtype == (torch.bfloat16 if faster else torch.float32)
+
+
+def test_features_are_float32_unless_another_dtype_was_asked_for(checkpoint, faster):
+    frames = np.zeros((1, 16, 16, 3), np.uint8)
+    assert siammae.SiamMAE.from_pretrained(checkpoint).extract(frames).numpy().dtype == np.float32
+    assert siammae.SiamMAE.from_pretrained(checkpoint, dtype=torch.bfloat16).extract(frames).dtype == torch.bfloat16
+    name = "vit_tiny_patch16_224"
+    options = {"pretrained": False, "depth": 1, "img_size": 16}
+    assert siammae.TimmExtractor.from_pretrained(name, **options).extract(frames).numpy().dtype == np.float32
 
 
 def test_rounded_weights_are_not_stored_unasked(checkpoint, tmp_path, monkeypatch):

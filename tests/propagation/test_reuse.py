@@ -1,6 +1,7 @@
 """Token reuse within propagation."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -90,3 +91,11 @@ def test_an_extractor_that_cannot_is_refused_and_recommended_none():
 def test_rules_out_of_range_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         PropagationConfig(**fields)
+
+
+def test_a_pickled_propagator_goes_on_with_what_it_kept(model):
+    propagator = Propagator(model, RULES.replace(reuse_threshold=5.0))
+    propagator.step(VIDEO[0], mask=MASKS[0])
+    other = pickle.loads(pickle.dumps(propagator))
+    assert (other.step(VIDEO[1]).scores == propagator.step(VIDEO[1]).scores).all()
+    assert other.encoded_share == propagator.encoded_share < 1
