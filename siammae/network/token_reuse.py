@@ -26,6 +26,7 @@ from siammae.network.kept_tokens import KeptTokens
 Region = tuple[int, int, int, int]  # top, left, bottom, right in patches; the last two are not part of it
 _WHOLE = 0.6  # share of stale patches from which computing all costs little more
 _LOOSE = 1.3  # of the region's size: so much larger it may stay than it would be chosen
+_SHIFT = 1.5  # so much larger or smaller a region may become before what is kept was seen in too different a scene
 _SNAP = 4  # patches: a region's borders lie at multiples, so that it stays while an object moves a little
 
 
@@ -98,6 +99,7 @@ class TokenStream:
         self._reference = Reference(trunk.patch_size)
         self._frame = np.zeros((0, 0, 3), np.uint8)  # the last one computed, where the threshold is 0
         self._age = 0  # frames since everything was computed and kept
+        self._basis = 0  # size of the region where that was done
         self._seen: tuple[int, int] | None = None  # grid of the last frame
         self.region: Region | None = None
         self.computed = self.asked = 0
@@ -126,13 +128,15 @@ class TokenStream:
         if self._seen != grid or self._age >= self._refresh:
             self._kept = None
         before, self.region = self.region, self._settled(wanted, grid)
+        if not self._basis / _SHIFT <= _area(self.region) <= self._basis * _SHIFT:
+            self._kept = None
         stale = self._inside(grid)
         if self._seen == grid:
             changed = stale & self._changed(frame, moved=self.region != before)
             if int(changed.sum()) > _WHOLE * _area(self.region):
                 return self._plainly(frame, wanted, grid)
             stale = stale if self._kept is None else changed
-        self._age = 1 if self._kept is None else self._age + 1
+        self._age, self._basis = (1, _area(self.region)) if self._kept is None else (self._age + 1, self._basis)
         count = int(stale.sum())
         if count:
             self._compute(frame, stale)

@@ -119,14 +119,22 @@ def test_computed_patches_see_the_kept_ones():
 
 
 def test_a_region_is_computed_as_it_grows():
-    frame = _frames(1, (64, 96))[0]
+    frame = _frames(1, (64, 128))[0]
     stream = MODEL.open_stream(threshold=5)
-    stream.extract(frame, region=(0, 0, 4, 4))
-    assert (stream.region, stream.computed) == ((0, 0, 4, 4), 16)
-    features = stream.extract(frame, region=(0, 1, 4, 5))
-    assert (stream.region, stream.computed) == ((0, 0, 4, 8), 32)
-    assert (features[:, 4:] == 0).all()
-    assert (features[:, :, 8:] == 0).all()
+    stream.extract(frame, region=(0, 0, 8, 8))
+    assert (stream.region, stream.computed) == ((0, 0, 8, 8), 64)
+    features = stream.extract(frame, region=(0, 1, 8, 9))
+    assert (stream.region, stream.computed) == ((0, 0, 8, 12), 96)
+    assert (features[:, :, 12:] == 0).all()
+
+
+@pytest.mark.parametrize(("first", "second"), [(None, (0, 0, 4, 8)), ((0, 0, 4, 4), None)])
+def test_what_was_kept_in_a_much_larger_or_smaller_region_is_computed_anew(first, second):
+    frame = _frames(1, (64, 128))[0]
+    stream = MODEL.open_stream(threshold=5)
+    stream.extract(frame, region=first)
+    features = stream.extract(frame, region=second)
+    _close(features, MODEL.extract(frame[None], region=second)[0])
 
 
 def test_a_region_stays_while_the_wanted_one_lies_in_it():
