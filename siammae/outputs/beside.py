@@ -14,8 +14,8 @@ _PATIENCE = 0.1  # seconds after which who waits looks whether the other side is
 class Beside:
     """Makes calls one after the other in a thread, in the order in which they are given.
 
-    As a context: at its end all calls were made. After an error, Ctrl-C among them, the call that is being made ends,
-    and those that wait are dropped.
+    As a context: at its end all calls were made, also after an error of the work. After Ctrl-C and after an error of a
+    call, the call that is being made ends, and those that wait are dropped.
 
     Args:
         waiting: calls that wait at most, at least 1; then :meth:`do` waits. So memory stays flat.
@@ -64,7 +64,7 @@ class Beside:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Wait for the calls; raise what one of them raised, unless there is an error already."""
-        if error is not None:
+        if error is not None and not isinstance(error, Exception):
             self._dropped.set()
         try:
             self._finish()

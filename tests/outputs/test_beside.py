@@ -73,7 +73,22 @@ def test_an_error_of_the_last_call_is_not_lost():
     assert not _alive()
 
 
-def test_after_an_error_outside_the_running_call_ends_and_waiting_ones_are_dropped():
+def test_after_an_error_of_the_work_what_it_gave_is_still_made():
+    done = []
+
+    def broken():
+        with Beside(waiting=3) as beside:
+            for index in range(4):
+                beside.do(partial(done.append, index))
+            raise OSError("the video breaks off")
+
+    with pytest.raises(OSError, match="breaks off"):
+        broken()
+    assert done == [0, 1, 2, 3]
+    assert not _alive()
+
+
+def test_after_ctrl_c_the_running_call_ends_and_waiting_ones_are_dropped():
     done, started = [], threading.Event()
 
     def slow():
