@@ -15,7 +15,7 @@ import torch
 
 import siammae
 
-data = Path("examples/data")
+data = Path("../data")
 frames = list(siammae.read_frames(data / "walkers.mp4", stop=13))
 first_mask = siammae.read_mask(data / "walkers_first_mask.png")
 

@@ -14,7 +14,7 @@ import numpy as np
 import siammae
 from siammae.visualize import mark_patch, patch_at
 
-frames = list(siammae.read_frames(Path("examples/data/walkers.mp4"), stop=19, step=6))
+frames = list(siammae.read_frames(Path("../data/walkers.mp4"), stop=19, step=6))
 model = siammae.SiamMAE.from_pretrained()
 features = model.extract(frames, resize=240)  # (T, C, h, w)
 grid = tuple(features.shape[-2:])

@@ -13,7 +13,7 @@ import numpy as np
 
 import siammae
 
-data = Path("examples/data")
+data = Path("../data")
 people = siammae.read_mask(data / "walkers_first_mask.png")
 parts = np.zeros_like(people)
 for person in (1, 2):

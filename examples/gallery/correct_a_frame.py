@@ -13,7 +13,7 @@ import numpy as np
 
 import siammae
 
-data = Path("examples/data")
+data = Path("../data")
 frames = list(siammae.read_frames(data / "walkers.mp4", stop=20))
 first_mask = siammae.read_mask(data / "walkers_first_mask.png")
 one_person = np.where(first_mask == 1, first_mask, 0).astype(np.uint8)

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 
 import siammae
 
-clip = Path("examples/data/walkers.mp4")
+clip = Path("../data/walkers.mp4")
 frames = list(siammae.read_frames(clip, step=12))
 model = siammae.SiamMAE.from_pretrained()
 

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 import siammae
 
-data = Path("examples/data")
+data = Path("../data")
 frames = list(siammae.read_frames(data / "walkers.mp4", stop=25, step=8))
 features = siammae.SiamMAE.from_pretrained().extract(frames, resize=240)
 count, channels, height, width = features.shape

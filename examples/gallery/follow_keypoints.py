@@ -13,7 +13,7 @@ import numpy as np
 
 import siammae
 
-data = Path("examples/data")
+data = Path("../data")
 with (data / "walkers_points.csv").open(newline="") as file:
     rows = list(csv.DictReader(file))
 names = [row["name"] for row in rows]

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 import siammae
 
-data = Path("examples/data")
+data = Path("../data")
 frames = list(siammae.read_frames(data / "walkers.mp4", stop=25))
 first_mask = siammae.read_mask(data / "walkers_first_mask.png")  # (H, W) uint8: 0 is background, 1 and 2 are people
 

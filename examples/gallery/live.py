@@ -22,7 +22,7 @@ follow = siammae.Propagator(model, siammae.PropagationConfig.recommended(model, 
 box = np.zeros((384, 448), np.uint8)
 box[230:380, 180:250] = 1
 pictures, began = [], time.perf_counter()
-for index, frame in enumerate(siammae.read_frames(Path("examples/data/walkers.mp4"), stop=24)):
+for index, frame in enumerate(siammae.read_frames(Path("../data/walkers.mp4"), stop=24)):
     masks = follow.step(frame, mask=box if index == 0 else None)
     if index % 6 == 5:
         pictures.append(siammae.overlay_masks(frame, masks.label_map()))

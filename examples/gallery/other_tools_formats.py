@@ -12,7 +12,7 @@ from pathlib import Path
 
 import siammae
 
-data = Path("examples/data")
+data = Path("../data")
 frames = list(siammae.read_frames(data / "walkers.mp4", stop=8))
 model = siammae.SiamMAE.from_pretrained()
 rules = siammae.PropagationConfig.recommended(model, "fast")

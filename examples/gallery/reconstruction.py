@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 import siammae
 
-frames = list(siammae.read_frames(Path("examples/data/walkers.mp4"), stop=16, step=3))
+frames = list(siammae.read_frames(Path("../data/walkers.mp4"), stop=16, step=3))
 pairs = siammae.reconstruct(frames, past=0, seed=0)
 
 # %%

@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         shard,
         sweep,
         track,
+        upload,
     )
 
     parser = argparse.ArgumentParser(
@@ -92,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         convert,
         relabel,
         formats,
+        upload,
         models,
         info,
     ):

@@ -90,7 +90,7 @@ CASES = {
     "relabel": Case(["{in}/labels.json", "{out}", "--format", "coco"], "l.json", "labels.json"),
     "relabel folder": Case(["{in}/masks", "{out}", "--format", "yolo"], "l", "masks", "labels/0.txt"),
 }
-WRITE_NOTHING = {"models", "info", "formats"}
+WRITE_NOTHING = {"models", "info", "formats", "upload"}
 WITHOUT_MODEL = {"shard", "pretrain", "convert", "relabel"}
 
 
