@@ -244,7 +244,7 @@ def test_timm_networks_give_their_own_features(pool_keys, layer):
         "vit_tiny_patch16_224", pretrained=False, num_classes=0, img_size=32, depth=2, dynamic_img_size=True
     )
     extractor = TimmExtractor(network, layer=layer)
-    assert extractor.extract_options == {"pool_keys", "reuse"}
+    assert extractor.extract_options == {"pool_keys", "reuse", "cls"}
     stream = extractor.open_stream(threshold=5, pool_keys=pool_keys)
     frames = [np.repeat(np.repeat(frame, 2, 0), 2, 1) for frame in _frames(3, (40, 48))]
     _close(stream.extract(frames[0]), extractor.extract(frames[0][None], pool_keys=pool_keys)[0])
