@@ -146,7 +146,12 @@ class Follower:
         version = self._project.begin_following(segment.tracks, segment.frames)
         keep = self._keeper(segment, version)
         if segment.end is not None:
-            self._walker.between(segment, keep)
+
+            def keep_or_stop(found: Found) -> None:
+                keep(found)
+                self._stop_if_cancelled()
+
+            self._walker.between(segment, keep_or_stop)
             return
         live = self._resume(segment) or _Live(
             segment.tracks,
@@ -156,16 +161,19 @@ class Follower:
             segment.start,
             version,
         )
-        self._live = None  # a step that fails leaves nothing to go on from
+        self._live = None  # a step that fails, or is overtaken by a drawing, leaves nothing to go on from
         step = 1 if live.forwards else -1
         ahead = range(live.position + step, segment.stop + step, step)
         for frame, image in zip(ahead, self._walker.read(ahead), strict=True):
             found = live.way.step(frame, image, final=segment.final)
-            live.position = frame
-            try:
-                keep(found)
-            finally:
-                self._live = live
+            self._live = None
+            keep(found)
+            live.position, self._live = frame, live
+            self._stop_if_cancelled()
+
+    def _stop_if_cancelled(self) -> None:
+        if self._cancel.is_set():
+            raise _CancelledError
 
     def _resume(self, segment: Segment) -> _Live | None:
         """Go on where the last request ended, if all that it came from is as it was."""
@@ -180,13 +188,11 @@ class Follower:
         return live
 
     def _keeper(self, segment: Segment, version: int) -> Callable[[Found], None]:
-        """Return what keeps a frame, unless the work was stopped or a drawing has changed what it comes from."""
+        """Return what keeps a frame, unless a drawing has changed what it comes from."""
         project = self._project
         bounds: Sequence[int] = sorted((segment.start, segment.stop if segment.end is None else segment.end))
 
         def keep(found: Found) -> None:
-            if self._cancel.is_set():
-                raise _CancelledError
             with project.lock:
                 if project.outdated(version, segment.tracks, bounds[0], bounds[1]):
                     raise OutdatedError

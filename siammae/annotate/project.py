@@ -202,7 +202,7 @@ class Project:
                 note = {"objects": sorted(track.object for track in tracks)}
                 write_map(self._path(ANNOTATED, frame), ids, note, sync=True)
                 self._annotated[frame] = tracks
-            self._forget_speakers()
+            self._speakers = None
 
     def set_points(self, frame: int, points: Mapping[Track, Point]) -> None:
         """Keep the keypoints that a person set in a frame, all of them; an empty mapping takes them back."""
@@ -214,14 +214,10 @@ class Project:
                 del frames[frame]
             write_points(self.folder / POINTS, frames)
             self.points = frames
-            self._forget_speakers()
-
-    def version(self) -> int:
-        """Return a number that grows with everything that a person does; see :meth:`outdated`."""
-        return len(self._changes)
+            self._speakers = None
 
     def outdated(self, version: int, tracks: Collection[Track], first: int, last: int) -> bool:
-        """Say whether one of these tracks was changed in these frames since a version."""
+        """Say whether a person changed one of these tracks in these frames after so many changes."""
         with self.lock:
             return any(first <= f <= last and not changed.isdisjoint(tracks) for f, changed in self._changes[version:])
 
@@ -229,14 +225,14 @@ class Project:
         """Mark frames as stale until they are followed, so that a kill leaves no half of the work unmarked.
 
         Returns:
-            The version, see :meth:`outdated`.
+            The number of changes so far, for :meth:`outdated`.
         """
         with self.lock:
             wanted = list(frames)
             for track in tracks:
                 self.stale.add(track, wanted)
             self.save()
-            return self.version()
+            return len(self._changes)
 
     def keep_followed(
         self,
@@ -292,25 +288,23 @@ class Project:
                     part.write_bytes(data)
                 self._saved = data
 
-    def change_things(self, things: Collection[Thing]) -> None:
-        """Keep the objects of the project, all of them."""
+    def describe(self, things: Collection[Thing] | None = None, joints: Collection[str] | None = None) -> None:
+        """Keep the objects, the names of keypoints, or both: all of them; None leaves them as they are."""
         with self.lock:
-            self.described = Described(tuple(things), self.described.joints)
-            self._forget_speakers()
-            self.save()
-
-    def change_joints(self, joints: Collection[str]) -> None:
-        """Keep the names of the keypoints, all of them."""
-        with self.lock:
-            self.described = Described(self.described.things, tuple(joints))
-            self._forget_speakers()
+            before = self.described
+            self.described = Described(
+                before.things if things is None else tuple(things), before.joints if joints is None else tuple(joints)
+            )
+            self._speakers = None
             self.save()
 
     def spans(self) -> dict[str, list[list[int]]]:
         """Return annotated, followed and stale frames as ranges, first and last included."""
         with self.lock:
-            known = {t: self.stale.frames([t]) for t in self.stale.tracks() if self.described.knows(t)}
-            marked = {f for t, frames in known.items() for f in frames if t in self._followed.get(f, ())}
+            marked: set[int] = set()
+            for track in filter(self.described.knows, self.stale.tracks()):
+                known = {f for f in self.stale.frames([track]) if track in self._followed.get(f, ())}
+                marked |= {f for f in known if track not in self.spoken(f)}
             return {
                 "annotated": as_spans(self.annotated),
                 "followed": as_spans(self._followed),
@@ -326,9 +320,6 @@ class Project:
             self.stale.add(track, (f for f in span if track in self._followed.get(f, ())))
         self._changes.append((frame, frozenset(tracks)))
         self.save()
-
-    def _forget_speakers(self) -> None:
-        self._speakers = None
 
     def _known_only(self, ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Take out objects that were deleted."""

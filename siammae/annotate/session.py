@@ -177,7 +177,7 @@ class Session:
         with self.project.lock:
             described = self.project.described
             new = described.next_thing(given.text("name", ""), given.text("colour", ""))
-            self.project.change_things([*described.things, new])
+            self.project.describe([*described.things, new])
         return self._described(given) | {"new": new.id}
 
     def change_object(self, number: int, given: Values) -> dict[str, Any]:
@@ -191,12 +191,12 @@ class Session:
                 checked_colour(given.text("colour", old.colour)),
                 given.flag("deleted"),
             )
-            self.project.change_things([new if thing.id == number else thing for thing in described.things])
+            self.project.describe([new if thing.id == number else thing for thing in described.things])
         return self._described(given) | {"spans": self.project.spans()}
 
     def change_joints(self, given: Values) -> dict[str, Any]:
         """Replace the names of keypoints."""
-        self.project.change_joints(parse_joints(given.texts("joints")))
+        self.project.describe(joints=parse_joints(given.texts("joints")))
         return self._described(given)
 
     def follow(self, given: Values) -> dict[str, Any]:

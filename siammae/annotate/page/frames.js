@@ -35,6 +35,11 @@ export function goTo(frame) {
   return loading;
 }
 
+/** Show a frame so many further; keys that are pressed faster than frames come add up. @param {number} step */
+export function goBy(step) {
+  return goTo(wanted + step);
+}
+
 async function load() {
   const frame = wanted;
   if (frame === state.frame) return;
@@ -56,6 +61,7 @@ async function load() {
 export async function reload() {
   await idle();
   const frame = state.frame;
+  if (frame < 0) return;
   try {
     const {info, labels} = await getLabels(frame);
     if (frame !== state.frame || state.pending) return;

@@ -1,6 +1,6 @@
 // What keys do. Those of Cutie (arrows, digits) and of CVAT (D F C V E R N H O Q K, Ctrl+Z) are as there.
 import {act} from './edits.js';
-import {goTo, goToMark, play} from './frames.js';
+import {goBy, goTo, goToMark, play} from './frames.js';
 import {lookAtDoubt, lookAtNext} from './attention.js';
 import {openExport, openHelp} from './dialogs.js';
 import {addObject, cancelFollowing, chooseNext, chooseObject, chooseTool, follow, markAbsent, rename, toggleHidden} from './panels.js';
@@ -25,10 +25,10 @@ function fade(change) {
 /** Keys as people read them, what they do in words, and the doing. Several keys of one row do the same.
  * @type {[string[], string, () => void][]} */
 export const KEYS = [
-  [['→', 'F'], 'next frame', () => goTo(state.frame + 1)],
-  [['←', 'D'], 'previous frame', () => goTo(state.frame - 1)],
-  [['Shift+→', 'V'], `${STEP} frames on`, () => goTo(state.frame + STEP)],
-  [['Shift+←', 'C'], `${STEP} frames back`, () => goTo(state.frame - STEP)],
+  [['→', 'F'], 'next frame', () => goBy(1)],
+  [['←', 'D'], 'previous frame', () => goBy(-1)],
+  [['Shift+→', 'V'], `${STEP} frames on`, () => goBy(STEP)],
+  [['Shift+←', 'C'], `${STEP} frames back`, () => goBy(-STEP)],
   [['Home'], 'first frame', () => goTo(0)],
   [['End'], 'last frame', () => goTo(state.count - 1)],
   [['R'], 'next annotated frame', () => goToMark(1, ANNOTATED)],

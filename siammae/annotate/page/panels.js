@@ -1,7 +1,7 @@
 // Buttons, lists and fields around the stage.
 import {post} from './api.js';
 import {act, describe} from './edits.js';
-import {goTo, play} from './frames.js';
+import {goBy, goTo, play} from './frames.js';
 import {absentPoint, TOOLS} from './tools.js';
 import {ANNOTATED, changed, chosen, FOLLOWED, on, say, STALE, state} from './state.js';
 
@@ -178,8 +178,8 @@ export function connect() {
   for (const direction of /** @type {const} */ (['forward', 'both', 'backward'])) $(`follow-${direction}`).onclick = () => follow(direction);
   $('follow-cancel').onclick = cancelFollowing;
   $('first').onclick = () => goTo(0);
-  $('previous').onclick = () => goTo(state.frame - 1);
-  $('next').onclick = () => goTo(state.frame + 1);
+  $('previous').onclick = () => goBy(-1);
+  $('next').onclick = () => goBy(1);
   $('last').onclick = () => goTo(state.count - 1);
   $('play').onclick = () => play();
   const number = /** @type {HTMLInputElement} */ ($('number'));
