@@ -121,7 +121,7 @@ def test_no_path_from_the_browser_is_opened(path, server):
     assert refused(server[1], path)[0] == 404
 
 
-def test_two_large_request_is_refused_before_it_is_taken(server):
+def test_too_large_request_is_refused_before_it_is_taken(server):
     _, port = server
     status, error = refused(port, "/api/objects", b"x" * 3_000_000)
     assert status == 413
@@ -213,7 +213,7 @@ def test_taken_port_is_said():
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"cannot listen on port {port} of '127.0.0.1': it is taken. Choose another"):
             bind("127.0.0.1", port)
-    with pytest.raises(OSError, match="cannot listen on port 0 of 'no such host.invalid'"):
+    with pytest.raises(OSError, match=r"cannot listen on port 0 of 'no such host\.invalid'"):
         bind("no such host.invalid", 0)
 
 
@@ -229,7 +229,7 @@ def test_labels_come_with_what_is_known_of_the_frame(server, clip):
 
 
 def test_events_tell_other_pages(server):
-    opened, port = server
+    _, port = server
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     connection.request("GET", "/api/events")
     stream = connection.getresponse()
