@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 DEFAULT_PORT, _TRIES = 8765, 20
-_PATIENCE = 10.0  # seconds for the server to begin and to end
+_PATIENCE = 20  # seconds for the server to begin and to end
 
 
 def bind(host: str, port: int | None) -> socket.socket:
@@ -70,7 +70,7 @@ def serving(app: ASGIApp, listener: socket.socket) -> Iterator[threading.Thread]
     thread = threading.Thread(target=run, name="server", daemon=True)
     thread.start()
     try:
-        for _ in range(int(_PATIENCE / 0.02)):
+        for _ in range(_PATIENCE * 50):
             if server.started or began.wait(0.02):
                 break
         if not server.started:
@@ -78,5 +78,8 @@ def serving(app: ASGIApp, listener: socket.socket) -> Iterator[threading.Thread]
         yield thread
     finally:
         server.should_exit = True
-        thread.join(_PATIENCE)
+        for _ in range(_PATIENCE):  # counted, so that a process that was suspended loses no patience
+            thread.join(1)
+            if not thread.is_alive():
+                break
         listener.close()

@@ -26,25 +26,57 @@ KILLS = 10
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
-    masks = write_clip(folder / "clip", 40, size=(48, 100), step=(0, 1))
+    masks = write_clip(folder / "clip", 20, size=(48, 100), step=(0, 1))
     tiny_model().save_pretrained(folder / "model")
     return folder, masks
+
+
+@pytest.fixture(scope="module")
+def forks():
+    """A process that forks others, each of which is a command."""
+    command = [sys.executable, "-m", "tests.annotate.forking"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+
+        def ask(what):
+            process.stdin.write(json.dumps(what) + "\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
+
+        yield ask
+        process.stdin.close()
+
+
+@pytest.fixture
+def start(forks, tmp_path):
+    """Start servers, and see to it that none stays."""
+    servers = []
+
+    def starting(*arguments):
+        servers.append(Server(forks, tmp_path / f"log{len(servers)}", *arguments))
+        return servers[-1]
+
+    yield starting
+    for server in servers:
+        if server.code is None:
+            server.end(signal.SIGKILL)
 
 
 class Server:
     """A server in a process of its own."""
 
-    def __init__(self, *arguments):
-        command = [sys.executable, "-m", "siammae", "annotate", *map(str, arguments), "--no-browser", "--port", "0"]
-        self.process = subprocess.Popen(
-            [*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        self.printed = ""
-        while not (found := re.search(r"http://[^:]+:(\d+)/", self.printed)):
-            line = self.process.stdout.readline()
-            assert line, self.process.stderr.read()
-            self.printed += line
+    def __init__(self, forks, log, *arguments):
+        self.forks, self.log, self.code = forks, log, None
+        argv = ["annotate", *map(str, arguments), "--no-browser", "--port", "0", "--device", "cpu"]
+        self.pid = forks({"argv": argv, "log": str(log)})
+        while not (found := re.search(r"http://[^:]+:(\d+)/", self.printed("out"))):
+            assert not self.printed("err"), self.printed("err")
+            time.sleep(0.02)
         self.port = int(found[1])
+
+    def printed(self, stream):
+        path = self.log.with_name(f"{self.log.name}.{stream}")
+        return path.read_text() if path.exists() else ""
 
     def ask(self, path, body=None):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -61,12 +93,10 @@ class Server:
         self.ask(path, zlib.compress(bytes([number]) * side * side))
 
     def end(self, number):
-        self.process.send_signal(number)
-        code = self.process.wait(60)
-        error = self.process.stderr.read()
-        self.process.stdout.close()
-        self.process.stderr.close()
-        return code, error
+        """Send a signal; returns the exit code and what was said."""
+        os.kill(self.pid, number)
+        self.code = self.forks(self.pid)
+        return self.code, self.printed("err")
 
 
 def open_files(folder):
@@ -76,26 +106,28 @@ def open_files(folder):
 
 
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "stopped"), (signal.SIGTERM, "stopped by SIGTERM")])
-def test_signal_ends_the_server_in_one_line(number, said, inputs, tmp_path):
+def test_signal_ends_the_server_in_one_line(number, said, inputs, start, tmp_path):
     folder, _ = inputs
-    server = Server(folder / "clip", "-o", tmp_path / "p", "--model", folder / "model")
-    assert server.printed.startswith("clip: 40 frames; project ")
-    assert server.ask("/api/project")["video"]["frames"] == 40
-    stream = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    stream.request("GET", "/api/events")  # an open page holds nothing up
-    assert stream.getresponse().readline() == b": connected\n"
+    server = start(folder / "clip", "-o", tmp_path / "p", "--model", folder / "model")
+    assert server.printed("out").startswith("clip: 20 frames; project ")
+    assert server.ask("/api/project")["video"]["frames"] == 20
+    page = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    page.request("GET", "/api/events")  # an open page holds nothing up
+    stream = page.getresponse()
+    assert stream.readline() == b": connected\n"
     assert server.end(number) == (128 + number, f"\nsiammae: {said}\n")
     stream.close()
+    page.close()
     assert not (tmp_path / "p" / ".siammae.lock").exists()
 
 
-def test_second_server_on_a_project_is_refused(inputs, tmp_path, capsys):
+def test_second_server_on_a_project_is_refused(inputs, start, tmp_path, capsys):
     folder, _ = inputs
-    server = Server(folder / "clip", "-o", tmp_path / "p", "--model", folder / "model")
+    server = start(folder / "clip", "-o", tmp_path / "p", "--model", folder / "model")
     assert main(["annotate", str(folder / "clip"), "-o", str(tmp_path / "p"), "--no-browser"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "another server has opened" in line
-    assert f"process {server.process.pid} on" in line
+    assert f"process {server.pid} on" in line
     assert main(["export", str(tmp_path / "p"), "--format", "coco", "-o", str(tmp_path / "c.json")]) == 1
     assert "another server has opened" in capsys.readouterr().err
     server.end(signal.SIGKILL)
@@ -103,7 +135,7 @@ def test_second_server_on_a_project_is_refused(inputs, tmp_path, capsys):
     assert "there is nothing to export" in capsys.readouterr().err
 
 
-def test_kills_during_drawing_and_following_lose_at_most_the_stroke_in_progress(inputs, tmp_path):
+def test_kills_during_drawing_and_following_lose_at_most_the_stroke_in_progress(inputs, start, tmp_path):
     folder, masks = inputs
     project = tmp_path / "p"
     arguments = (folder / "clip", "-o", project, "--model", folder / "model", "--short-side", "48")
@@ -113,16 +145,14 @@ def test_kills_during_drawing_and_following_lose_at_most_the_stroke_in_progress(
     done = {}  # what the server said that it has
     followed = {}
     for kill in range(KILLS):
-        server = Server(*arguments)
+        server = start(*arguments)
         assert server.ask("/api/project")["spans"]["annotated"][0] == [0, 0]
         server.ask("/api/follow", {"frame": 0, "direction": "forward"})
         end = time.monotonic() + float(rng.uniform(0.05, 0.6))
-        pending = None
         while time.monotonic() < end:
-            pending = (int(rng.choice([20, 30])), 2 * int(rng.integers(20)), 2 * int(rng.integers(40)))
+            pending = (int(rng.choice([8, 14])), 2 * int(rng.integers(20)), 2 * int(rng.integers(40)))
             server.paint(*pending, 1)
             done[pending] = True
-        os.kill(server.process.pid, signal.SIGKILL)
         server.end(signal.SIGKILL)
         files = open_files(project)
         for frame, top, left in done:
@@ -134,30 +164,30 @@ def test_kills_during_drawing_and_following_lose_at_most_the_stroke_in_progress(
         assert set(followed) <= {f for a, b in files.spans()["followed"] for f in range(a, b + 1)}
     assert len(done) >= KILLS
     assert followed
-    server = Server(*arguments)
-    assert not [p for p in project.rglob("*.part")]
+    server = start(*arguments)
+    assert not list(project.rglob("*.part"))
     server.ask("/api/follow", {"frame": 0, "direction": "forward"})
     while server.ask("/api/project")["run"]["state"] != "idle":
         time.sleep(0.05)
     spans = server.ask("/api/project")["spans"]
     assert spans["stale"] == []
-    assert {f for a, b in spans["followed"] for f in range(a, b + 1)} | {20, 30} >= set(range(1, 40))
+    assert {f for a, b in spans["followed"] for f in range(a, b + 1)} | {8, 14} >= set(range(1, 20))
     server.end(signal.SIGTERM)
 
 
-def test_other_hosts_need_a_token_which_is_in_the_address(inputs, tmp_path):
+def test_other_hosts_need_a_token_which_is_in_the_address(inputs, start, tmp_path):
     folder, _ = inputs
-    server = Server(folder / "clip", "-o", tmp_path / "p", "--model", folder / "model", "--host", "0.0.0.0")
-    assert re.search(r"http://0\.0\.0\.0:\d+/\?token=[\w-]{30,} ", server.printed)
+    server = start(folder / "clip", "-o", tmp_path / "p", "--model", folder / "model", "--host", "0.0.0.0")
+    assert re.search(r"http://0\.0\.0\.0:\d+/\?token=[\w-]{30,} ", server.printed("out"))
     server.end(signal.SIGTERM)
 
 
-def test_project_is_opened_by_its_own_name_and_exported_without_a_server(inputs, tmp_path, capsys):
+def test_project_is_opened_by_its_own_name_and_exported_without_a_server(inputs, start, tmp_path, capsys):
     folder, masks = inputs
     with session(tmp_path / "p", folder / "clip") as opened:
         draw(opened, 0, masks[0])
         follow(opened, limit=3)
-    server = Server(tmp_path / "p", "--model", folder / "model")
+    server = start(tmp_path / "p", "--model", folder / "model")
     assert server.ask("/api/project")["spans"]["followed"] == [[1, 3]]
     server.end(signal.SIGTERM)
     argv = ["export", str(tmp_path / "p"), "--format", "davis", "-o", str(tmp_path / "out")]
@@ -167,7 +197,7 @@ def test_project_is_opened_by_its_own_name_and_exported_without_a_server(inputs,
     assert main([*argv[:-1], str(tmp_path / "drawn"), "--annotated"]) == 0
     assert [path.name for path in (tmp_path / "drawn").glob("*.png")] == ["000.png"]
     assert main(["export", str(tmp_path / "p"), "--overlay", "-o", str(tmp_path / "o.mp4")]) == 0
-    assert len(list(siammae.read_frames(tmp_path / "o.mp4"))) == 40
+    assert len(list(siammae.read_frames(tmp_path / "o.mp4"))) == 20
 
 
 @pytest.mark.parametrize(
