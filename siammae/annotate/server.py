@@ -11,8 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
+from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _ROOM = 2_000_000  # bytes of a request beyond a whole frame of pixels
 _BLOCK = 2**18
+_WORKERS = 4  # threads: each keeps some memory for itself
 _FRESH = {"cache-control": "no-store"}
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (TooLargeError, 413),
@@ -71,7 +72,7 @@ def make_app(session: Session, *, host: str, token: str | None) -> ASGIApp:
         host: that it listens on.
         token: see :class:`Guard`.
     """
-    page = _page_files()
+    page, workers = _page_files(), CapacityLimiter(_WORKERS)
 
     async def static(request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
@@ -88,7 +89,7 @@ def make_app(session: Session, *, host: str, token: str | None) -> ASGIApp:
             values = Values(dict(request.query_params), client) if pixels else Values.parse(body, client)
             number = min(request.path_params.get("number", 0), 10**9)
             asked = Asked(number, request.path_params.get("name", ""), values, body)
-            result = await run_in_threadpool(answer, session, asked)
+            result = await to_thread.run_sync(answer, session, asked, limiter=workers)
             return result if isinstance(result, Response) else JSONResponse(result, headers=_FRESH)
 
         return Route(path, endpoint, methods=[method])

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import logging
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from starlette.types import ASGIApp
 
 DEFAULT_PORT, _TRIES = 8765, 20
+_MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # numbers of glibc's mallopt
 _PATIENCE = 20  # seconds for the server to begin and to end
+
+
+def give_memory_back() -> None:
+    """Let what is freed go back to the system at once; called before there are threads.
+
+    Frames of 1080p are too small for glibc to do so by itself, and each thread would keep a few: measured with 18,000
+    frames, 60 of them followed, it makes the difference between 1.6 GB and less than 1.1 GB.
+    """
+    with suppress(OSError, AttributeError):  # glibc only
+        libc = ctypes.CDLL("libc.so.6")
+        for parameter, value in ((_MMAP_THRESHOLD, 2**20), (_ARENA_MAX, 2)):
+            libc.mallopt(parameter, value)
 
 
 def bind(host: str, port: int | None) -> socket.socket:
@@ -29,8 +43,7 @@ def bind(host: str, port: int | None) -> socket.socket:
     ports = [port] if port is not None else [*range(DEFAULT_PORT, DEFAULT_PORT + _TRIES), 0]
     for one in ports:
         try:
-            family = socket.getaddrinfo(host, one, type=socket.SOCK_STREAM)[0][0]
-            return socket.create_server((host, one), family=family, backlog=128)
+            return _listen(host, one)
         except (OSError, UnicodeError) as error:
             if port is None and getattr(error, "errno", 0) == errno.EADDRINUSE:
                 continue
@@ -41,9 +54,23 @@ def bind(host: str, port: int | None) -> socket.socket:
     raise OSError(f"no free port on {host!r}.")
 
 
+def _listen(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    # The protocol by its name, or asyncio leaves Nagle's algorithm on: 40 ms for every small answer.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
 @contextmanager
-def serving(app: ASGIApp, listener: socket.socket) -> Iterator[threading.Thread]:
-    """Serve an app on a socket for the time of the block; yields the thread, which ends only if the server fails.
+def serving(app: ASGIApp, listener: socket.socket) -> Iterator[threading.Event]:
+    """Serve an app on a socket for the time of the block; yields what is set when it ends by itself.
 
     Raises:
         RuntimeError: it does not begin.
@@ -59,27 +86,25 @@ def serving(app: ASGIApp, listener: socket.socket) -> Iterator[threading.Thread]
         server_header=False,
     )
     server = uvicorn.Server(config)
-    began = threading.Event()
+    ended = threading.Event()  # and not the thread's join(): Python marks a thread as dead whose join a signal breaks
 
     def run() -> None:
         try:
             server.run(sockets=[listener])
         finally:
-            began.set()
+            ended.set()
 
-    thread = threading.Thread(target=run, name="server", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="server", daemon=True).start()
     try:
         for _ in range(_PATIENCE * 50):
-            if server.started or began.wait(0.02):
+            if server.started or ended.wait(0.02):
                 break
         if not server.started:
             raise RuntimeError("the server did not begin")
-        yield thread
+        yield ended
     finally:
         server.should_exit = True
         for _ in range(_PATIENCE):  # counted, so that a process that was suspended loses no patience
-            thread.join(1)
-            if not thread.is_alive():
+            if ended.wait(1):
                 break
         listener.close()

@@ -57,7 +57,7 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     try:
-        from siammae.annotate.serving import bind, serving
+        from siammae.annotate.serving import bind, give_memory_back, serving
     except ImportError as error:
         raise ImportError(_MISSING) from error
     from siammae.annotate.opening import hold_project
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.port is not None and not 0 <= args.port <= 65535:
         raise ValueError(f"--port is {args.port}: it must be from 0 to 65535.")
+    give_memory_back()
     video, folder = _find(args)
     with ExitStack() as stack:
         stack.enter_context(hold_project(folder, video))
@@ -76,11 +77,11 @@ def run(args: argparse.Namespace) -> int:
         project = Project(folder, describe_video(video, shown))
         model = load_model(args)
         config = propagation_config(args, model)
-        followed = stack.enter_context(closing(FrameAccess(video, reader=args.reader)))
+        followed = stack.enter_context(closing(FrameAccess(video, reader=args.reader, threads=1)))
         session = stack.enter_context(closing(Session(project, shown, followed, model, config)))
         token = None if is_loopback(args.host) else new_token()
         listener = bind(args.host, args.port)
-        thread = stack.enter_context(serving(make_app(session, host=args.host, token=token), listener))
+        ended = stack.enter_context(serving(make_app(session, host=args.host, token=token), listener))
         address = _address(args.host, listener.getsockname()[1], token)
         if shown.broken:
             say(f"warning: {shown.broken} The frames before can be annotated.")
@@ -88,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
         say(f"open {address} (Ctrl-C ends the server)")
         if not args.no_browser:
             webbrowser.open(address)
-        while thread.is_alive():
-            thread.join(0.5)
+        while not ended.wait(0.5):
+            pass
     raise RuntimeError("the server has ended by itself")
 
 

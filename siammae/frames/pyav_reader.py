@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +28,7 @@ from siammae.frames.rgb import check_area
 if TYPE_CHECKING:
     import av
 
+_COLLECTED = 8  # a frame and its side data hold each other: 200 of 1080p would wait for Python's own collection
 _SEEK_FROM = 12  # frames: to decode fewer than these is as quick as to list the file's timestamps
 _I_PICTURE = (
     1  # libavutil's number of pictures that need no other; streams with intra refresh have "key frames" without
@@ -79,6 +81,7 @@ class PyAVReader:
         estimate = int(duration / 1e6 * self.frame_rate + 0.5) if duration and duration > 0 else 0
         self.frame_count = max(0, int(self._stream.frames)) or estimate
         self._fresh, self._lost = True, 0  # nothing was decoded yet; packets without a frame since the last one
+        self._kept = 0  # frames that wait for the garbage collector
         self._hole = False  # more of them between two frames than can be
 
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -153,6 +156,9 @@ class PyAVReader:
                 frame_index=number,
             ) from error
         shown: Any = frame.side_data.get("DISPLAYMATRIX")
+        self._kept += 1
+        if self._kept % _COLLECTED == 0:
+            gc.collect(0)
         return turn_upright(rgb, np.frombuffer(bytes(shown), np.int32).tolist()) if shown else rgb
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
