@@ -21,8 +21,7 @@ _PATIENCE = 20  # seconds for the server to begin and to end
 def give_memory_back() -> None:
     """Let what is freed go back to the system at once; called before there are threads.
 
-    Frames of 1080p are too small for glibc to do so by itself, and each thread would keep a few: measured with 18,000
-    frames, 60 of them followed, it makes the difference between 1.6 GB and less than 1.1 GB.
+    Frames of 1080p are too small for glibc to do so by itself, and each thread would keep a few.
     """
     with suppress(OSError, AttributeError):  # glibc only
         libc = ctypes.CDLL("libc.so.6")

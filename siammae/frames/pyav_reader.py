@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +27,6 @@ from siammae.frames.rgb import check_area
 if TYPE_CHECKING:
     import av
 
-_COLLECTED = 8  # a frame and its side data hold each other: 200 of 1080p would wait for Python's own collection
 _SEEK_FROM = 12  # frames: to decode fewer than these is as quick as to list the file's timestamps
 _I_PICTURE = (
     1  # libavutil's number of pictures that need no other; streams with intra refresh have "key frames" without
@@ -81,7 +79,6 @@ class PyAVReader:
         estimate = int(duration / 1e6 * self.frame_rate + 0.5) if duration and duration > 0 else 0
         self.frame_count = max(0, int(self._stream.frames)) or estimate
         self._fresh, self._lost = True, 0  # nothing was decoded yet; packets without a frame since the last one
-        self._kept = 0  # frames that wait for the garbage collector
         self._hole = False  # more of them between two frames than can be
 
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -155,10 +152,9 @@ class PyAVReader:
                 "first, with ffmpeg's filter libplacebo or zscale.",
                 frame_index=number,
             ) from error
-        shown: Any = frame.side_data.get("DISPLAYMATRIX")
-        self._kept += 1
-        if self._kept % _COLLECTED == 0:
-            gc.collect(0)
+        # Not frame.side_data, which the frame keeps and which keeps the frame: 200 of them would wait for Python's
+        # garbage collector, 600 MB of 1080p.
+        shown: Any = load().sidedata.sidedata.SideDataContainer(frame).get("DISPLAYMATRIX")
         return turn_upright(rgb, np.frombuffer(bytes(shown), np.int32).tolist()) if shown else rgb
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
