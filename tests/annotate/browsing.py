@@ -11,7 +11,7 @@ from PIL import Image
 
 from siammae.annotate.server import make_app
 from siammae.annotate.serving import bind, serving
-from tests.annotate.projects import EXTRACTOR, session
+from tests.annotate.projects import EXTRACTOR, RULES, session
 
 OPTIONS = [
     "--no-sandbox",
@@ -39,9 +39,9 @@ def find_chromium():
 
 
 @contextmanager
-def served(folder, video, extractor=EXTRACTOR):
+def served(folder, video, extractor=EXTRACTOR, rules=RULES):
     """Serve a project in this process; yields its session and address."""
-    with session(folder, video, extractor) as opened:
+    with session(folder, video, extractor, rules) as opened:
         listener = bind("127.0.0.1", 0)
         with serving(make_app(opened, host="127.0.0.1", token=None), listener):
             yield opened, f"http://127.0.0.1:{listener.getsockname()[1]}/"

@@ -43,13 +43,13 @@ def write_clip(folder, frames=12, **options):
 
 
 @contextmanager
-def session(folder, video, extractor=EXTRACTOR):
+def session(folder, video, extractor=EXTRACTOR, rules=RULES):
     """Open a project as the command does."""
     with (
         hold_project(folder, video),
         closing(FrameAccess(video)) as shown,
         closing(FrameAccess(video)) as followed,
-        closing(Session(Project(folder, describe_video(video, shown)), shown, followed, extractor, RULES)) as opened,
+        closing(Session(Project(folder, describe_video(video, shown)), shown, followed, extractor, rules)) as opened,
     ):
         yield opened
 
