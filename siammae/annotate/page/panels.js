@@ -140,13 +140,16 @@ function showFrame() {
   document.body.dataset.frame = String(state.frame);
 }
 
+let followed = false; // something was being followed when the person looked last
+
 function showRun() {
   const {run} = state, going = run.state === 'following';
   /** @type {HTMLButtonElement} */ ($('follow-cancel')).disabled = !going;
   for (const id of ['follow-forward', 'follow-both', 'follow-backward']) /** @type {HTMLButtonElement} */ ($(id)).disabled = going;
   Object.assign($('progress'), {max: Math.max(1, run.total), value: run.done});
   if (going) say(`following: ${run.done} of ${run.total} frames`);
-  else if (run.message) say(run.message, run.message.includes('fail'));
+  else if (followed) say(run.message || `followed: ${run.done} frames are up to date`, run.message.includes('fail'));
+  followed = going;
   document.body.dataset.run = run.state;
 }
 

@@ -40,11 +40,11 @@ function drawMarks(width) {
   const style = getComputedStyle(document.documentElement);
   const colour = (/** @type {string} */ name) => style.getPropertyValue(`--${name}`);
   const [followed, stale, annotated] = ['followed', 'stale', 'annotated'].map(colour);
-  const size = Math.max(1, left(1) - left(0));
+  const start = (/** @type {number} */ frame) => Math.floor(left(frame));
   for (let frame = 0; frame < state.count; frame++) {
     const mark = state.marks[frame];
     if (!mark) continue;
-    const x = left(frame);
+    const x = start(frame), size = Math.max(1, start(frame + 1) - x);
     if (mark & FOLLOWED) { context.fillStyle = followed; context.fillRect(x, 0, size, BAND); }
     if (mark & STALE && !(mark & ANNOTATED)) {
       context.fillStyle = stale;
@@ -55,10 +55,10 @@ function drawMarks(width) {
   }
   context.fillStyle = annotated;
   for (let frame = 0; frame < state.count; frame++) {
-    if (state.marks[frame] & ANNOTATED) context.fillRect(left(frame), 0, Math.max(3, size), BAND);
+    if (state.marks[frame] & ANNOTATED) context.fillRect(start(frame), 0, Math.max(3, start(frame + 1) - start(frame)), BAND);
   }
   if (state.next !== null) {
-    const x = left(state.next) + size / 2;
+    const x = left(state.next + 0.5);
     context.fillStyle = '#9ecbff';
     context.beginPath(); context.moveTo(x - 5, 0); context.lineTo(x + 5, 0); context.lineTo(x, 8); context.fill();
   }
