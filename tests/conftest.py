@@ -8,6 +8,10 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores, so one thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 from siammae.features import PixelExtractor

@@ -1,12 +1,11 @@
 """The examples and the README's code run, with the bundled checkpoint, on the clip that ships with the source."""
 
+import re
 import runpy
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import siammae
 
@@ -16,28 +15,6 @@ EXAMPLES = ROOT / "examples"
 
 def example(name: str):
     return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
-
-
-def test_extract_features_writes_a_picture(tmp_path, capsys):
-    example("extract_features")(output=str(tmp_path / "features.png"))
-    with Image.open(tmp_path / "features.png") as picture:
-        assert picture.width > 600
-    assert "features (5, 192, 30, 35)" in capsys.readouterr().out
-
-
-def test_follow_masks_writes_masks_that_stay_on_the_walkers(tmp_path):
-    example("follow_masks")(output=str(tmp_path), stop=6)
-    masks = [siammae.read_mask(path) for path in sorted(tmp_path.glob("*.png"))]
-    assert len(masks) == 6
-    areas = np.array([[(mask == i).sum() for i in (1, 2)] for mask in masks])
-    assert (areas[-1] > 0.5 * areas[0]).all()
-    assert (areas[-1] < 1.5 * areas[0]).all()
-
-
-def test_follow_keypoints_writes_a_video(tmp_path, capsys):
-    example("follow_keypoints")(output=str(tmp_path / "out.mp4"), stop=6)
-    assert sum(1 for _ in siammae.read_frames(tmp_path / "out.mp4")) == 6
-    assert "head_1" in capsys.readouterr().out
 
 
 def test_webcam_when_given_a_file_follows_the_box(tmp_path):
@@ -52,10 +29,25 @@ def test_pretrain_tiny_trains_and_loads(tmp_path, capsys):
     assert "features of two frames: (2, 96," in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted(EXAMPLES.glob("*.py"))])
-def test_example_is_short_and_listed(name):
-    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 70
-    assert f"`{name}.py`" in (EXAMPLES / "README.md").read_text()
+@pytest.mark.parametrize("path", [*sorted(EXAMPLES.glob("*.py")), *sorted((EXAMPLES / "gallery").glob("*.py"))])
+def test_example_is_short_and_listed(path):
+    assert len(path.read_text().splitlines()) <= 70
+    assert f"`{path.relative_to(EXAMPLES)}`" in (EXAMPLES / "README.md").read_text()
+
+
+def test_every_public_name_is_in_the_reference_of_the_site_once():
+    listed = re.findall(r"^   ([A-Za-z_&]+)$", (EXAMPLES / "site/api.rst").read_text(), flags=re.MULTILINE)
+    here = [name for name in listed if hasattr(siammae, name)]
+    assert sorted(here) == sorted(set(siammae.__all__) - {"__version__"})
+
+
+def test_every_page_of_the_site_is_in_its_navigation():
+    index = (EXAMPLES / "site/index.md").read_text()
+    listed = {line for block in index.split("```{toctree}")[1:] for line in block.split("```")[0].splitlines()}
+    pages = {path.stem for path in (EXAMPLES / "site").glob("*.*") if path.suffix in (".md", ".rst")} - {"index"}
+    assert pages <= listed
+    guides = {f"../{path.stem}" for path in EXAMPLES.glob("*.md")} - {"../README"}
+    assert guides <= listed
 
 
 def test_readme_python_runs(tmp_path, monkeypatch):
@@ -88,9 +80,9 @@ def test_readme_commands_are_those_of_the_program(capsys):
 
 def test_readme_test_command_is_what_the_checks_run():
     readme, checks = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
-    assert 'pip install -e ".[dev]"\npytest\n' in readme
+    assert 'pip install -e ".[dev]"\npytest -n auto\n' in readme
     assert 'pip install -q -e ".[dev]"\n' in checks
-    assert "\npytest\n" in checks
+    assert "\npytest -n auto\n" in checks
 
 
 def test_readme_pictures_and_links_exist():

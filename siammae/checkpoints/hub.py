@@ -209,22 +209,78 @@ def write_checkpoint(folder: PathLike, config: Mapping[str, Any], tensors: Mappi
     return target
 
 
-def upload(folder: Path, repo_id: str, *, private: bool = False, token: str | bool | None = None) -> str:
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what is no ``owner/name``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not _REPO_ID.fullmatch(repo_id):
+        raise ValueError(f"{repo_id!r} is no name of a repository: it must be owner/name.")
+
+
+def card_for_upload(folder: Path, license: str | None = None) -> str:
+    """Return a checkpoint's model card with the licence that others need to use it.
+
+    Args:
+        folder: of the checkpoint.
+        license: its name on the Hub, such as ``"apache-2.0"``; None = the one that the card has.
+
+    Raises:
+        CheckpointError: there is no card, its head is no YAML, or neither says the licence, or both say different ones.
+    """
+    from huggingface_hub import ModelCard
+
+    path = folder / CARD_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no {CARD_FILE}: write a model card, or save the model again.")
+    try:
+        card = ModelCard(path.read_text(encoding="utf-8"))
+    except Exception as error:  # of the YAML parser, or the client's own
+        raise CheckpointError(
+            f"{path} has a head that is no YAML between two lines '---': {one_line(error)}."
+        ) from error
+    said = card.data.get("license")
+    if said is None and license is None:
+        raise CheckpointError(f"{path} says no licence: add `license: ...` to its head, or name one (--license).")
+    if said is not None and license is not None and said != license:
+        raise CheckpointError(f"{path} says {said!r} and you {license!r}: change one of them.")
+    if said is None:
+        card.data["license"] = license
+    return str(card)
+
+
+def upload(
+    folder: Path, repo_id: str, *, private: bool = False, token: str | bool | None = None, card: str | None = None
+) -> str:
     """Send a checkpoint folder to the Hugging Face Hub.
+
+    Args:
+        folder: of the checkpoint.
+        repo_id: ``owner/name``; made if missing.
+        private: for a new repository.
+        token: None = the one you logged in with.
+        card: instead of the folder's own.
 
     Returns:
         The address of the commit.
 
     Raises:
+        ValueError: the name is none of a repository.
         CheckpointError: the Hub refuses or cannot be reached.
     """
     import huggingface_hub
 
+    check_repo_id(repo_id)
     api = huggingface_hub.HfApi(token=token)
+    content = {CARD_FILE: (folder / CARD_FILE).read_bytes() if card is None else card.encode()}
+    sources: dict[str, Any] = {**{name: folder / name for name in (CONFIG_FILE, WEIGHTS_FILE)}, **content}
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
+        commit = api.create_commit(
+            repo_id,
+            [huggingface_hub.CommitOperationAdd(name, source) for name, source in sources.items()],
+            commit_message="Upload a siammae checkpoint",
         )
     except Exception as error:  # see _download
         raise CheckpointError(

@@ -18,22 +18,26 @@ class KnownModel:
         name: for ``model=`` and ``--model`` where it is bundled or begins with ``timm/``; else what it is.
         family: who made it, or how.
         patch_size: pixels on a side of a patch.
-        parameters: of the encoder, in millions.
+        parameters: of the encoder, in millions; None where we have not seen.
         license: of the weights, lower case; ``"unknown"`` where we have not seen it.
         gate: whether a download needs a form or an account: ``"no"``, ``"yes"`` or ``"unknown"``.
         load: how to get and use it.
         davis_2017_val: published J&F in percent; None where we know of none that we could check.
-        source: of that score. Rules and input sizes differ between sources.
+        vip_val: published mIoU of human parts in percent, or None.
+        jhmdb_test: published PCK@0.1 in percent, or None.
+        source: of these scores. Rules and input sizes differ between sources.
     """
 
     name: str
     family: str
     patch_size: int
-    parameters: float
     license: str
     gate: str
     load: str
+    parameters: float | None = None
     davis_2017_val: float | None = None
+    vip_val: float | None = None
+    jhmdb_test: float | None = None
     source: str | None = None
 
     def to_dict(self) -> dict[str, Any]:

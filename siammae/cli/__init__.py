@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         shard,
         sweep,
         track,
+        upload,
     )
 
     parser = argparse.ArgumentParser(
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         convert,
         relabel,
         formats,
+        upload,
         models,
         info,
     ):

@@ -213,6 +213,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         short_sides=args.short_side,
         same_input=args.same_input,
         output_dir=args.output,
+        overwrite=args.overwrite,
         kernels=args.kernels,
         **how,
     )

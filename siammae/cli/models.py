@@ -9,8 +9,8 @@ from siammae.checkpoints.known_models import KnownModel, known_models
 from siammae.cli.options import Commands, add_command, say
 
 _NOTES = """
-J&F is published, on DAVIS-2017 val, in percent. Sources differ in input size and rules: compare nothing but by
-siammae evaluate. gate: whether a download needs a form or an account."""
+Published scores in percent: J&F on DAVIS-2017 val, mIoU on VIP val, PCK@0.1 on JHMDB. Sources differ in input size and
+rules: compare nothing but by siammae evaluate. gate: whether a download needs a form or an account."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         say(json.dumps([model.to_dict() for model in models], indent=2))
         return 0
-    lines = [("name", "family", "patch", "M", "licence", "gate", "J&F", "source"), *map(_cells, models)]
+    lines = [("name", "family", "patch", "M", "licence", "gate", "J&F", "mIoU", "PCK", "source"), *map(_cells, models)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _cells(model: KnownModel) -> tuple[str, ...]:
-    score = "" if model.davis_2017_val is None else f"{model.davis_2017_val:.1f}"
-    size = (str(model.patch_size), f"{model.parameters:.1f}")
-    return (model.name, model.family, *size, model.license, model.gate, score or "unknown", model.source or "")
+    scores = (model.davis_2017_val, model.vip_val, model.jhmdb_test)
+    size = (str(model.patch_size), "" if model.parameters is None else f"{model.parameters:.1f}")
+    cells = ("" if score is None else f"{score:.1f}" for score in scores)
+    return (model.name, model.family, *size, model.license, model.gate, *cells, model.source or "")

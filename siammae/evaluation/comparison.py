@@ -135,6 +135,7 @@ def compare(
     short_sides: Sequence[int] | None = None,
     same_input: bool = False,
     output_dir: str | PathLike[str] | None = None,
+    overwrite: bool = False,
     kernels: Kernels = "auto",
     workers: int = 1,
     progress: bool = False,
@@ -156,6 +157,7 @@ def compare(
             that round, resize or normalise otherwise give that up, and all of them share features.
         output_dir: gets a folder for each row with what :func:`evaluate_davis` and the others keep; with a single row
             it is that folder. A run that was cut short goes on from there.
+        overwrite: whether results of another run in ``output_dir`` are deleted.
         kernels: see :func:`siammae.topk_affinity`.
         workers: see :func:`evaluate_davis`.
         progress: show a bar over all frames of all rows.
@@ -184,6 +186,7 @@ def compare(
         short_sides=short_sides,
         same_input=same_input,
         output_dir=output_dir,
+        overwrite=overwrite,
         kernels=kernels,
         workers=workers,
         progress=progress,
@@ -213,6 +216,7 @@ def compare_entries(
     short_sides: Sequence[int] | None = None,
     same_input: bool = False,
     output_dir: str | PathLike[str] | None = None,
+    overwrite: bool = False,
     kernels: Kernels = "auto",
     workers: int = 1,
     progress: bool = False,
@@ -232,6 +236,7 @@ def compare_entries(
             config=config,
             kernels=kernels,
             output=_folder(output_dir, entry, side, alone=len(rows) == 1),
+            overwrite=overwrite,
             details=_details(entry, config, sizes),
         )
         for entry, side, config in rows

@@ -6,7 +6,9 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +19,7 @@ from siammae._version import __version__
 from siammae.config import PropagationConfig
 from siammae.errors import printable
 from siammae.features import FeatureExtractor
-from siammae.outputs import whole
+from siammae.outputs import WAY_OUT, whole
 
 # Our scores and their columns in the CSVs of the official tool.
 _OFFICIAL = {
@@ -29,6 +31,8 @@ _OFFICIAL = {
     "F-Recall": "F-Recall",
     "F-Decay": "F-Decay",
 }
+# All that a run keeps in its folder: its stamp, scores, and predictions below folders.
+_RESULTS = re.compile(r"config\.json|scores\.(json|md)|(global|per-sequence)_results-[^/]+\.csv|.+/[^/]+\.(png|csv)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +171,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def claim_folder(
-    folder: Path, model: FeatureExtractor, config: PropagationConfig, source: Mapping[str, str], videos: Sequence[str]
+    folder: Path,
+    model: FeatureExtractor,
+    config: PropagationConfig,
+    source: Mapping[str, str],
+    videos: Sequence[str],
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Mark a folder of predictions as this run's by a ``config.json``, so that the run can go on where it stopped.
 
@@ -177,6 +187,7 @@ def claim_folder(
         config: of the propagation.
         source: what else the predictions depend on, such as the data set.
         videos: folders that the run will write.
+        overwrite: whether results of another run are deleted, and the folder becomes this one's.
 
     Raises:
         ValueError: the folder holds results of another run or of an unknown one, which would be scored as this run's.
@@ -184,14 +195,41 @@ def claim_folder(
     stamp = folder / "config.json"
     identity = {**source, **_identity(model, config)}
     if stamp.is_file():
-        if stamp.read_text(encoding="utf-8") != _json(identity):
-            raise ValueError(
-                f"{folder} holds results of another model or setting (config.json). Choose another folder."
-            )
+        if stamp.read_text(encoding="utf-8") == _json(identity):
+            return
+        if not overwrite:
+            raise ValueError(f"{folder} holds results of another model or setting (config.json): {WAY_OUT}")
+        _delete_results(folder)
+        write_json(stamp, identity)
     elif taken := [video for video in videos if (folder / video).exists()]:
         raise ValueError(f"{folder} holds {taken[0]} but no config.json: its origin is unknown. Choose another folder.")
     else:
         write_json(stamp, identity)
+
+
+def _delete_results(folder: Path) -> None:
+    """Delete what a run left in its folder, or nothing where there is anything else."""
+    entries = [path for path in folder.rglob("*") if not path.name.startswith(".")]  # hidden ones: locks, and not ours
+    files = [path for path in entries if path.is_symlink() or not path.is_dir()]
+    strange = [path for path in files if not _RESULTS.fullmatch(path.relative_to(folder).as_posix())]
+    if strange or not _is_stamp(folder / "config.json"):
+        raise ValueError(
+            f"{folder} holds {strange[0] if strange else 'a config.json'} that no evaluation wrote: choose another "
+            "folder."
+        )
+    for path in files:
+        path.unlink()
+    for path in sorted(set(entries) - set(files), reverse=True):  # the inner ones first
+        with suppress(OSError):  # there is a hidden file in it
+            path.rmdir()
+
+
+def _is_stamp(path: Path) -> bool:
+    try:
+        stamp = json.loads(path.read_text(encoding="utf-8"))
+        return bool({"weights", "patch_size", "config"} <= stamp.keys())
+    except (ValueError, AttributeError):
+        return False
 
 
 def markdown_table(corner: str, rows: Mapping[str, Mapping[str, float]]) -> str:

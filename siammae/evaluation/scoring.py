@@ -72,6 +72,7 @@ class Job:
         config: of the propagation.
         kernels: see :func:`siammae.topk_affinity`.
         output: folder for the predictions; None keeps nothing.
+        overwrite: whether another run's predictions there are deleted.
         details: for the result, besides the model's name.
     """
 
@@ -79,13 +80,15 @@ class Job:
     config: PropagationConfig
     kernels: Kernels = "auto"
     output: Path | None = None
+    overwrite: bool = False
     details: Mapping[str, Any] | None = None
 
     def prepare(self, benchmark: Benchmark[_V]) -> None:
         """Mark the folder of predictions as this job's."""
         if self.output is not None:
             places = [benchmark.place(video) for video in benchmark.videos]
-            claim_folder(self.output, self.model, self.config, benchmark.source, places)
+            what = (self.model, self.config, benchmark.source, places)
+            claim_folder(self.output, *what, overwrite=self.overwrite)
 
     def score(self, benchmark: Benchmark[_V], video: _V, tick: Tick) -> Any:  # noqa: ANN401
         """Predict and score one video."""

@@ -66,31 +66,10 @@ def _element_bytes(head: bytes) -> int:
     return 0
 
 
-def picture_track(path: Path) -> bytes:
-    """Return the description of an MP4's or MOV's first track with pictures, empty for other files."""
-    for head, start, length in _elements(path):
-        if head[4:8] == b"moov":
-            with path.open("rb") as file:
-                file.seek(start)
-                tracks = file.read(length).split(b"trak")[1:]
-            return next((track for track in tracks if b"vide" in track[track.find(b"hdlr") :][:16]), b"")
-    return b""
-
-
-def is_mirrored(track: bytes) -> bool:
-    """Whether the display matrix of a :func:`picture_track` mirrors and does not only turn."""
-    header = track.find(b"tkhd") + 4
-    place = header + (52 if track[header : header + 1] == b"\1" else 40)  # version 1 has times of 8 bytes
-    if header < 4 or len(track) < place + 20:
-        return False
-    a, b, _, c, d = struct.unpack_from(">5i", track, place)
-    return bool(a * d - b * c < 0)
-
-
-def transfer_of(track: bytes) -> int | None:
-    """Return how a :func:`picture_track` says that light became numbers, as in ITU-T H.273; None if it does not."""
-    place = max(track.find(b"colrnclx"), track.find(b"colrnclc"))
-    return int.from_bytes(track[place + 10 : place + 12], "big") if place >= 0 else None
+def mirrors(matrix: Sequence[int]) -> bool:
+    """Whether a display matrix, as :func:`turn_upright` takes it, mirrors and does not only turn."""
+    a, b, _, c, d = matrix[:5]
+    return a * d - b * c < 0
 
 
 def turn_upright(frame: NDArray[np.uint8], matrix: Sequence[int]) -> NDArray[np.uint8]:

@@ -24,12 +24,10 @@ from siammae.frames.containers import (
     SKIP_PACKET_BYTES,
     declared_bytes,
     describe_size,
-    is_mirrored,
-    picture_track,
     sensible_rate,
-    transfer_of,
 )
 from siammae.frames.files import VideoEndError
+from siammae.frames.pyav_reader import list_pictures
 from siammae.frames.rgb import check_area
 
 if TYPE_CHECKING:
@@ -40,6 +38,8 @@ Result = TypeVar("Result")
 
 _OTHER = 'Use the reader "pyav".'
 _FAILURE = re.compile(r"swscaler.*(cannot|unsupported|invalid|not supported|failed)", re.IGNORECASE)
+_SAME_TIME = 1e-3  # seconds
+_UNSAID = 2  # H.273's transfer of a stream that does not say which
 _COVERS = ("jpeg", "MJPG", "png ", "MPNG", "GIF ", "BMP ", "WEBP")
 _ear_in_use = threading.Lock()
 
@@ -53,8 +53,9 @@ class OpenCVReader:
     matrices, from its wheels 4.13 on). FFmpeg says so on stderr only; so stderr is listened to during each call, which
     keeps its messages from the terminal too, and a failed conversion is an error.
 
-    What it cannot do: mirrored display matrices in other files than MP4 and MOV; a frame size that changes in
-    mid-stream is squeezed into the first one; colours of HDR are other ones than FFmpeg's own, with a warning.
+    It would show a mirrored picture as it is stored, and squeeze a size that changes in mid-stream into the first one:
+    PyAV looks at the key frames beside it (in VP9 at all), and such files are refused. Colours of HDR are other ones
+    than FFmpeg's own, with a warning.
 
     Args:
         path: a video file.
@@ -91,12 +92,14 @@ class OpenCVReader:
             self.close()
             self._capture = self._open()
         self._fresh, taken, seconds = False, 0, 0.0
+        sizes = _Sizes(self._path)
         for number in numbers:
             while taken <= number:
                 if not self._ear.hear(self._capture.grab):
                     self._check_ending(taken, seconds)
                     raise VideoEndError(taken)
                 taken, seconds = taken + 1, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            sizes.check(seconds)
             decoded, bgr = self._ear.hear(self._capture.retrieve)
             if not decoded or any(_FAILURE.search(line) for line in self._ear.heard):
                 self._refuse_frame(number)
@@ -126,14 +129,12 @@ class OpenCVReader:
 
         sides = (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)
         check_area((int(self._capture.get(sides[0])), int(self._capture.get(sides[1]))), str(self._path))
-        track = picture_track(self._path)
-        if is_mirrored(track):
+        first = next(list_pictures(self._path), None)  # none: decoding will say why
+        if first and first.mirrored:
             raise VideoReadError(f"{self._path} is to be shown mirrored, which OpenCV does not do. {_OTHER}")
-        bits = int(self._capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)) >> 24  # of FFmpeg's tags for 9 bits and more
-        transfer = transfer_of(track)
-        name = HDR_TRANSFERS.get(transfer or 0)
-        if name or (transfer in (None, 2) and 9 <= bits <= 16):
-            kind = f"is HDR ({name})" if name else f"has {bits} bits a colour and may be HDR"
+        name = HDR_TRANSFERS.get(first.transfer) if first else None
+        if first and (name or (first.transfer == _UNSAID and first.bits > 8)):
+            kind = f"is HDR ({name})" if name else f"has {first.bits} bits a colour and may be HDR"
             _warn_once(f"{self._path} {kind}, whose colours OpenCV shows up to 40 levels off those of FFmpeg. {_OTHER}")
         if not _is_audible():
             _warn_once(f"FFmpeg's messages in OpenCV are not heard: a failed conversion to RGB would pass. {_OTHER}")
@@ -177,6 +178,25 @@ class OpenCVReader:
             late = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 > seconds
             count += whole and late and packet.size > SKIP_PACKET_BYTES
         return count
+
+
+class _Sizes:
+    """Looks for a change of size, which OpenCV does not tell, ahead of what it decodes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._pictures = path, list_pictures(path)
+        self._next = next(self._pictures, None)
+        self._size = self._next.size if self._next else None
+
+    def check(self, seconds: float) -> None:
+        """Refuse a size that has changed by this time."""
+        while self._next is not None and self._next.seconds < seconds + _SAME_TIME:
+            if self._next.size != self._size:
+                raise ValueError(
+                    f"{self._path} changes its size from {self._size} to {self._next.size} within {seconds:.2f} s. "
+                    "Convert it to one size first."
+                )
+            self._next = next(self._pictures, None)
 
 
 class _Ear:

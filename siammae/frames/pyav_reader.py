@@ -18,6 +18,7 @@ from siammae.frames.containers import (
     SKIP_PACKET_BYTES,
     declared_bytes,
     describe_size,
+    mirrors,
     sensible_rate,
     turn_upright,
 )
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     import av
 
 _SEEK_FROM = 12  # frames: to decode fewer than these is as quick as to list the file's timestamps
-_I_PICTURE = (
-    1  # libavutil's number of pictures that need no other; streams with intra refresh have "key frames" without
-)
+# libavutil's number of pictures that need no other; streams with intra refresh have "key frames" without
+_I_PICTURE = 1
+_SIZED_ANYWHERE = ("vp9", "libvpx-vp9")  # a frame of another size may be predicted from the one before
 
 
 def load() -> Any:  # noqa: ANN401 -- a module
@@ -80,6 +81,7 @@ class PyAVReader:
         self.frame_count = max(0, int(self._stream.frames)) or estimate
         self._fresh, self._lost = True, 0  # nothing was decoded yet; packets without a frame since the last one
         self._hole = False  # more of them between two frames than can be
+        self._turn: list[int] = []  # display matrix of the frame decoded last
 
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yield frames with their numbers, which rise."""
@@ -152,10 +154,7 @@ class PyAVReader:
                 "first, with ffmpeg's filter libplacebo or zscale.",
                 frame_index=number,
             ) from error
-        # Not frame.side_data, which the frame keeps and which keeps the frame: 200 of them would wait for Python's
-        # garbage collector, 600 MB of 1080p.
-        shown: Any = load().sidedata.sidedata.SideDataContainer(frame).get("DISPLAYMATRIX")
-        return turn_upright(rgb, np.frombuffer(bytes(shown), np.int32).tolist()) if shown else rgb
+        return turn_upright(rgb, self._turn) if self._turn else rgb
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
         """Yield frames in the order of display, up to a hole: packets without a frame, more than reordering explains.
@@ -181,7 +180,10 @@ class PyAVReader:
                 return
             self._lost = 0 if frames else self._lost + (packet.size > SKIP_PACKET_BYTES)
             begun = begun or bool(frames)
-            yield from frames
+            for frame in frames:
+                if frame.key_frame or "DISPLAYMATRIX" in frame.side_data:  # H.264 says it once for those that follow
+                    self._turn = _display_matrix(frame)
+                yield frame
 
     def _check_ending(self, taken: int, seconds: float) -> None:
         """Tell a whole file from a broken one, by the rule in :func:`siammae.frames.read_frames`."""
@@ -199,6 +201,59 @@ class PyAVReader:
     def close(self) -> None:
         """Let go of the file."""
         self._container.close()
+
+
+class Picture(NamedTuple):
+    """What a frame says of itself, for readers that do not see it.
+
+    Attributes:
+        seconds: when it is shown, from the stream's start; 0 where nothing says so.
+        size: ``(H, W)`` as stored, before it is turned.
+        mirrored: whether it is to be shown mirrored and not only turned.
+        transfer: how light became numbers, as in ITU-T H.273.
+        bits: for each colour.
+    """
+
+    seconds: float
+    size: tuple[int, int]
+    mirrored: bool
+    transfer: int
+    bits: int
+
+
+def list_pictures(path: Path) -> Iterator[Picture]:
+    """Yield what the frames say at which size, orientation or light can change: every frame in VP9, else key frames.
+
+    Args:
+        path: a video file.
+
+    Raises:
+        VideoReadError: the file cannot be opened as a video.
+    """
+    seen = False
+    for picture in _decode_pictures(path, sparsely=True):
+        seen = True
+        yield picture
+    if not seen:  # a stream with intra refresh may have no key frame at all
+        yield from _decode_pictures(path, sparsely=False)
+
+
+def _decode_pictures(path: Path, *, sparsely: bool) -> Iterator[Picture]:
+    av = load()
+    container, stream = _open(path)
+    with container:
+        context, start = stream.codec_context, stream.start_time or 0
+        if sparsely and context.name not in _SIZED_ANYWHERE:
+            context.skip_frame = "NONKEY"
+        try:
+            for frame in container.decode(stream):
+                seconds = 0.0 if frame.pts is None else float((frame.pts - start) * frame.time_base)
+                matrix = _display_matrix(frame)
+                mirrored = bool(matrix) and mirrors(matrix)
+                bits = max(part.bits for part in frame.format.components)
+                yield Picture(seconds, (frame.height, frame.width), mirrored, int(frame.color_trc), bits)
+        except (av.FFmpegError, OSError):  # the reader that asked tells of damage by its own decoder
+            return
 
 
 class Timeline(NamedTuple):
@@ -254,6 +309,14 @@ def _list_stamps(path: Path, changed: int, size: int) -> Timeline | None:
 def _any_titles(av: Any) -> dict[str, str]:  # noqa: ANN401 -- a module
     """Return the option by which titles in other encodings than UTF-8 do no harm; PyAV 19 needs and knows none."""
     return {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+
+
+def _display_matrix(frame: av.VideoFrame) -> list[int]:
+    """Return its nine numbers by rows, none if the frame is shown as stored."""
+    # Not frame.side_data, which the frame keeps and which keeps the frame: 200 of them would wait for Python's garbage
+    # collector, 600 MB of 1080p.
+    shown: Any = load().sidedata.sidedata.SideDataContainer(frame).get("DISPLAYMATRIX")
+    return np.frombuffer(bytes(shown), np.int32).tolist() if shown else []
 
 
 def _open(path: Path) -> tuple[Any, Any]:

@@ -56,8 +56,8 @@ def open_reader(path: PathLike, backend: Backend = "auto", *, threads: int | Non
 
     ``"auto"`` is PyAV: it decodes all that OpenCV's wheels do and AV1, knows an interlaced frame, a colour matrix, a
     cover picture, a mirrored display matrix and a change of size for what they are, and raises where a conversion
-    fails. OpenCV squeezes a size that changes in mid-stream into the first one, sees no display matrix that mirrors
-    outside MP4 and MOV, and shows HDR in other colours, with a warning.
+    fails. OpenCV does not see a mirrored display matrix nor a change of size: PyAV looks for them, and such files are
+    refused; it shows HDR in other colours, with a warning.
 
     Args:
         path: a video file, or an image, which is a video of its pages.

@@ -56,7 +56,7 @@ def read_frames(
 
     Raises:
         ValueError: an option, a layout, a dtype or a value range is wrong, there are no frames, ``start`` lies past
-            the end, the frame size changes (OpenCV squeezes it in silence), or there is no such reader.
+            the end, the frame size changes, or there is no such reader.
         TypeError: ``video`` is none of the above.
         FileNotFoundError: there is nothing at the path.
         VideoReadError: a file does not decode or breaks off, or the reader would not read it rightly, ``frame_index``

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,11 @@ from siammae.errors import VideoReadError
 from siammae.frames.containers import (
     COVER_RATE,
     declared_bytes,
-    is_mirrored,
     keeps_an_index,
-    picture_track,
     sensible_rate,
 )
 from siammae.frames.files import VideoEndError
+from siammae.frames.pyav_reader import list_pictures
 from siammae.frames.rgb import check_area
 
 _AT_ONCE = 16  # frames decoded in one call
@@ -88,7 +88,7 @@ class TorchcodecReader:
     def _refuse_what_comes_out_wrong(self, matrix: str | None) -> None:
         if not keeps_an_index(self._path):
             reason = f"has no index (as MPEG-TS), where torchcodec finds other frames than those asked for. {_OTHER}"
-        elif is_mirrored(picture_track(self._path)):
+        elif any(picture.mirrored for picture in islice(list_pictures(self._path), 1)):
             reason = 'is to be shown mirrored, which torchcodec does not do. Use the reader "pyav".'
         elif str(matrix).lower() in _WRONG_MATRICES:
             reason = f"has the colour matrix {matrix}, which torchcodec does not turn into RGB. Convert it first."

@@ -361,28 +361,6 @@ def test_download_that_fails_is_a_checkpoint_error(monkeypatch, error):
         hub.find_checkpoint("hf-hub:owner/name", revision="v2")
 
 
-def test_push_to_hub_uploads_what_save_pretrained_writes(monkeypatch):
-    calls = []
-
-    class FakeApi:
-        def __init__(self, token):
-            calls.append(token)
-
-        def create_repo(self, repo_id, **options):
-            calls.append((repo_id, options))
-
-        def upload_folder(self, *, repo_id, folder_path, allow_patterns):
-            assert sorted(allow_patterns) == sorted(file.name for file in Path(folder_path).iterdir())
-            calls.append((repo_id, SiamMAE.from_pretrained(folder_path).state_dict()))
-            return SimpleNamespace(commit_url="https://hub/commit/1")
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
-    model = tiny_model(seed=3)
-    assert model.push_to_hub("owner/name", private=True, token="secret") == "https://hub/commit/1"
-    assert calls[:2] == ["secret", ("owner/name", {"private": True, "exist_ok": True})]
-    assert all(torch.equal(calls[2][1][name], tensor) for name, tensor in model.state_dict().items())
-
-
 @pytest.mark.parametrize("error", HUB_ERRORS[1:], ids=lambda error: type(error).__name__)
 def test_push_to_hub_that_fails_is_a_checkpoint_error(monkeypatch, error):
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda token: SimpleNamespace(create_repo=failing(error)))

@@ -44,8 +44,9 @@ def test_timm_sizes_are_those_of_the_network(model):
 
 def test_scores_have_a_source_and_others_have_none():
     for model in MODELS:
-        assert (model.davis_2017_val is None) == (model.source is None)
-        assert model.davis_2017_val is None or 0 < model.davis_2017_val < 100
+        scores = [score for score in (model.davis_2017_val, model.vip_val, model.jhmdb_test) if score is not None]
+        assert bool(scores) == (model.source is not None)
+        assert all(0 < score < 100 for score in scores)
         assert model.gate in ("no", "yes", "unknown")
 
 
@@ -61,7 +62,8 @@ def test_models_prints_every_name_with_its_score(capsys):
     for model in MODELS:
         (line,) = [line for line in lines if line.startswith(model.name + " ")]
         assert model.license in line
-        assert ("unknown" if model.davis_2017_val is None else f"{model.davis_2017_val:.1f}") in line
+        for score in (model.davis_2017_val, model.vip_val, model.jhmdb_test):
+            assert score is None or f" {score:.1f} " in line
 
 
 def test_models_as_json_holds_everything(capsys):

@@ -150,8 +150,33 @@ def test_claim_folder_when_the_run_is_the_same_accepts_it_again(tmp_path):
 def test_claim_folder_when_anything_differs_refuses(tmp_path, extractor, config, source):
     extractor.patch_size = 8
     claim_folder(tmp_path, Extractor(), PropagationConfig(), {"dataset": "x"}, [])
-    with pytest.raises(ValueError, match=r"holds results of another model or setting .* Choose another folder"):
+    with pytest.raises(ValueError, match=r"holds results of another model or setting .* choose another output"):
         claim_folder(tmp_path, extractor, config, source, [])
+
+
+def test_claim_folder_with_overwrite_deletes_what_the_other_run_left_and_nothing_else(tmp_path):
+    claim_folder(tmp_path, Extractor(), PropagationConfig(), {"dataset": "x"}, [])
+    for name in ("bear/00000.png", "480x880/bear/00000.png", "jump/a.csv", "scores.json", "global_results-val.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("theirs")
+    (tmp_path / "bear/notes.txt").write_text("mine")
+    other = (tmp_path, Extractor(), PropagationConfig(top_k=2), {"dataset": "x"}, [])
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"notes\.txt that no evaluation wrote"):
+        claim_folder(*other, overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "bear/notes.txt").unlink()
+    claim_folder(*other, overwrite=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["config.json"]
+    claim_folder(*other)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no JSON"])
+def test_claim_folder_with_overwrite_keeps_a_strangers_config(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"a config\.json that no evaluation wrote"):
+        claim_folder(tmp_path, Extractor(), PropagationConfig(), {}, [], overwrite=True)
+    assert (tmp_path / "config.json").read_text() == text
 
 
 def test_claim_folder_when_results_have_no_stamp_refuses(tmp_path):

@@ -6,9 +6,11 @@ import struct
 import subprocess
 import sys
 
+import av
 import cv2
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 
 from siammae.errors import VideoReadError
 from siammae.frames import count_frames, frame_rate, open_reader, opencv_reader, read_frames, require_reader
@@ -100,8 +102,8 @@ def test_av1_is_read_and_named_where_opencv_cannot(tmp_path, monkeypatch):
         list(read_frames(path, reader="opencv"))
 
 
-@pytest.mark.parametrize("transfer", ["arib-std-b67", "smpte2084"])
-def test_hdr_through_opencv_warns_and_names_it(tmp_path, caplog, transfer):
+@pytest.mark.parametrize(("transfer", "name"), [("arib-std-b67", "HLG"), ("smpte2084", "PQ")])
+def test_hdr_through_opencv_warns_and_names_it(tmp_path, caplog, transfer, name):
     colours = f"log-level=none:colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc"
     how = {"codec": "libx265", "options": {"x265-params": colours}, "pixels": "yuv420p10le"}
     path = encode(tmp_path / "hdr.mp4", numbered(COUNT), **how)
@@ -111,17 +113,13 @@ def test_hdr_through_opencv_warns_and_names_it(tmp_path, caplog, transfer):
         list(read_frames(path, reader="opencv"))
         frame_rate(path, reader="opencv")
     assert len(caplog.messages) == 1
-    assert "hdr.mp4 has 10 bits a colour and may be HDR, whose colours OpenCV shows" in caplog.messages[0]
+    assert f"hdr.mp4 is HDR ({name}), whose colours OpenCV shows" in caplog.messages[0]
 
 
-def test_hdr_is_named_where_the_container_does(tmp_path, caplog, monkeypatch):
-    path = encode(tmp_path / "a.mp4", numbered(COUNT))
-    for transfer, message in ((1, None), (16, "is HDR (PQ)"), (18, "is HDR (HLG)")):
-        box = b"trak....hdlr" + bytes(8) + b"vide....colrnclx" + struct.pack(">3H", 9, transfer, 9)
-        monkeypatch.setattr(opencv_reader, "picture_track", lambda _, box=box: box)
-        caplog.clear()
-        open_reader(path, "opencv").close()
-        assert [message in text for text in caplog.messages] == [True] * (message is not None)
+def test_ten_bits_that_do_not_say_whether_they_are_hdr_warn(tmp_path, caplog):
+    path = encode(tmp_path / "a.mp4", numbered(COUNT), pixels="yuv420p10le")
+    open_reader(path, "opencv").close()
+    assert "a.mp4 has 10 bits a colour and may be HDR" in caplog.text
 
 
 def test_opencv_whose_messages_are_not_heard_warns(tmp_path, caplog, monkeypatch):
@@ -175,6 +173,22 @@ def test_mirrored_video_is_mirrored_by_pyav_and_refused_by_others(tmp_path, matr
         read_frames(path, reader="opencv")
 
 
+def test_mirrored_stream_in_any_container_is_mirrored_by_pyav_and_refused_by_opencv(tmp_path):
+    stored = encode(tmp_path / "stored.ts", numbered(COUNT))
+    path = tmp_path / "a.ts"
+    with av.open(str(stored)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        mirror = BitStreamFilterContext("h264_metadata=display_orientation=insert:flip=horizontal", stream)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(mirror.filter(packet))
+    for got, frame in zip(read_frames(path, reader="pyav"), read_frames(stored), strict=True):
+        np.testing.assert_array_equal(got, frame[:, ::-1])
+    with pytest.raises(VideoReadError, match="is to be shown mirrored, which OpenCV does not do"):
+        read_frames(path, reader="opencv")
+
+
 @pytest.mark.parametrize("reader", [TORCHCODEC])
 def test_mirrored_video_and_container_without_index_are_refused_by_torchcodec(tmp_path, reader):
     path = encode(tmp_path / "a.mp4", numbered(COUNT))
@@ -207,6 +221,8 @@ def test_size_that_changes_in_mid_stream_is_refused(tmp_path):
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     with pytest.raises(ValueError, match=rf"frame {COUNT} is \(64, 128\) but the first was \(96, 128\)"):
         list(read_frames(path))
+    with pytest.raises(ValueError, match=r"changes its size from \(96, 128\) to \(64, 128\) within"):
+        list(read_frames(path, reader="opencv"))
 
 
 @pytest.mark.parametrize("reader", ["auto", "opencv", "pyav", TORCHCODEC])

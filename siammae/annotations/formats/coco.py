@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from siammae.annotations.formats.format import Feature, Format, Opening
 from siammae.annotations.formats.guards import (
+    MAX_OBJECT_ID,
+    MAX_RECORD_ID,
     check_size,
     entry,
     finite,
@@ -136,7 +138,7 @@ def _images(content: object, path: Path, opening: Opening) -> tuple[tuple[int, i
             raise ValueError(f"{path}: the images {placed[index][0]} and {name} are both of frame {index}.")
         placed[index] = (
             Path(name.replace("\\", "/")).stem,
-            whole_number(entry(one, "id", path), "an image's id", path),
+            whole_number(entry(one, "id", path), "an image's id", path, most=MAX_RECORD_ID),
         )
     if others and not placed:
         listed = ", ".join(map(str, sorted(others)[:8]))
@@ -147,9 +149,14 @@ def _images(content: object, path: Path, opening: Opening) -> tuple[tuple[int, i
 
 
 def _index(image: _Row, name: str, path: Path, opening: Opening) -> int:
-    """Find an image's frame by its name among those of the video, else by what the file says, else by its number."""
+    """Find an image's frame by its name among those of the video, else by what the file says, else by its number.
+
+    PoseTrack's ``frame_id`` is the image's id, too large for a frame: its names have the numbers.
+    """
     said = image.get("frame_id", image.get("frame_index"))
-    if said is None or Path(name.replace("\\", "/")).stem in opening.frame_names:
+    if said is None or (said == image.get("id") and isinstance(said, int) and said > MAX_OBJECT_ID):
+        return opening.frame_index(name, path)
+    if Path(name.replace("\\", "/")).stem in opening.frame_names:
         return opening.frame_index(name, path)
     return whole_number(said, "an image's frame", path)
 

@@ -12,6 +12,7 @@ from typing import Any
 from siammae.config.bounds import bound
 
 MAX_OBJECT_ID = 2**31 - 1
+MAX_RECORD_ID = 2**63 - 1  # of images and rows in tables of several videos
 
 
 def read_text(path: Path) -> str:

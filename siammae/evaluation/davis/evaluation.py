@@ -38,6 +38,7 @@ def evaluate_davis(
     sequences: Sequence[str] | None = None,
     score_at: ScoreAt = "native",
     output_dir: str | PathLike[str] | None = None,
+    overwrite: bool = False,
     kernels: Kernels = "auto",
     workers: int = 1,
     progress: bool = False,
@@ -65,6 +66,7 @@ def evaluate_davis(
             Sequences appear whole, so a run that was cut short goes on from there. At the end the scores join them:
             ``scores.json``, ``scores.md`` and the official tool's ``global_results-<split>.csv`` and
             ``per-sequence_results-<split>.csv``. None keeps nothing.
+        overwrite: whether results of another run in ``output_dir`` are deleted.
         kernels: see :func:`siammae.topk_affinity`.
         workers: processes of one thread each that share the sequences; they need the model to be picklable. Under
             torchrun every process takes its share of the sequences too, and all return the whole.
@@ -86,7 +88,9 @@ def evaluate_davis(
     """
     benchmark = Davis(root, year=year, split=split, resolution=resolution, sequences=sequences, score_at=(score_at,))
     output = None if output_dir is None else Path(output_dir)
-    job = Job(model=model, config=config or recommended_config(model), kernels=kernels, output=output)
+    job = Job(
+        model=model, config=config or recommended_config(model), kernels=kernels, output=output, overwrite=overwrite
+    )
     return evaluate(benchmark, [job], workers=workers, progress=progress)[0][0]
 
 

@@ -37,6 +37,7 @@ def evaluate_jhmdb(
     config: PropagationConfig | None = None,
     clips: Sequence[str] | None = None,
     output_dir: str | PathLike[str] | None = None,
+    overwrite: bool = False,
     count_first_frame: bool = False,
     zero_is_visible: bool = True,
     kernels: Kernels = "auto",
@@ -66,6 +67,7 @@ def evaluate_jhmdb(
             join them, ``scores.json`` and ``scores.md``. None keeps nothing.
         count_first_frame: score the given first frame too, as VFS does.
         zero_is_visible: a joint predicted at x = 0 is visible; VFS takes it as invisible.
+        overwrite: whether results of another run in ``output_dir`` are deleted.
         kernels: see :func:`siammae.topk_affinity`.
         workers: see :func:`evaluate_davis`.
         progress: show a bar over all frames.
@@ -88,7 +90,9 @@ def evaluate_jhmdb(
         root, split=split, clips=clips, count_first_frame=count_first_frame, zero_is_visible=zero_is_visible
     )
     output = None if output_dir is None else Path(output_dir)
-    job = Job(model=model, config=config or recommended_config(model), kernels=kernels, output=output)
+    job = Job(
+        model=model, config=config or recommended_config(model), kernels=kernels, output=output, overwrite=overwrite
+    )
     return evaluate(benchmark, [job], workers=workers, progress=progress)[0][0]
 
 

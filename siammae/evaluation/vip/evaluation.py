@@ -36,6 +36,7 @@ def evaluate_vip(
     config: PropagationConfig | None = None,
     videos: Sequence[str] | None = None,
     output_dir: str | PathLike[str] | None = None,
+    overwrite: bool = False,
     kernels: Kernels = "auto",
     workers: int = 1,
     progress: bool = False,
@@ -58,6 +59,7 @@ def evaluate_vip(
         output_dir: gets ``<video>/<frame>.png`` and a ``config.json``. Videos appear whole, so a run that was cut
             short goes on from there. At the end the scores join them, ``scores.json`` and ``scores.md``. None keeps
             nothing.
+        overwrite: whether results of another run in ``output_dir`` are deleted.
         kernels: see :func:`siammae.topk_affinity`.
         workers: see :func:`evaluate_davis`.
         progress: show a bar over all frames.
@@ -78,7 +80,9 @@ def evaluate_vip(
     """
     benchmark = Vip(root, split=split, num_classes=num_classes, ignore_index=ignore_index, videos=videos)
     output = None if output_dir is None else Path(output_dir)
-    job = Job(model=model, config=config or recommended_config(model), kernels=kernels, output=output)
+    job = Job(
+        model=model, config=config or recommended_config(model), kernels=kernels, output=output, overwrite=overwrite
+    )
     return evaluate(benchmark, [job], workers=workers, progress=progress)[0][0]
 
 

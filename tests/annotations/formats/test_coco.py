@@ -109,6 +109,16 @@ def test_coco_of_several_videos_needs_a_name_and_track_0_becomes_1(tmp_path):
         read(tmp_path, content, sequence="a")
 
 
+def test_coco_takes_posetracks_image_ids_for_no_frames(tmp_path):
+    content = json.loads(json.dumps(GOOD))
+    image, rows = content["images"][0], content["annotations"]
+    image |= {"id": 10128340007, "frame_id": 10128340007, "file_name": "images/val/012834_mpii_test/000007.jpg"}
+    for key, row in enumerate(rows):
+        row |= {"image_id": image["id"], "track_id": key + 1}
+    (frame,) = read(tmp_path, content)
+    assert frame.index == 7
+
+
 def change(*steps):
     *path, last, value = steps
 

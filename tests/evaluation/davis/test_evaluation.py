@@ -285,7 +285,7 @@ def test_output_dir_after_failure_has_whole_sequences_only_and_goes_on(davis_201
 def test_output_dir_when_setting_or_model_differs_is_refused(davis_2017, still, tmp_path):
     out = tmp_path / "out"
     evaluate_davis(PixelExtractor(4), davis_2017, output_dir=out)
-    with pytest.raises(ValueError, match=r"out holds results of another model or setting .* Choose another folder"):
+    with pytest.raises(ValueError, match=r"out holds results of another model or setting .* choose another output"):
         evaluate_davis(PixelExtractor(4), davis_2017, output_dir=out, config=PropagationConfig(top_k=2))
     with pytest.raises(ValueError, match="another model or setting"):
         evaluate_davis(PixelExtractor(8), davis_2017, output_dir=out)
