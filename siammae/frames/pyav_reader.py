@@ -181,8 +181,9 @@ class PyAVReader:
             self._lost = 0 if frames else self._lost + (packet.size > SKIP_PACKET_BYTES)
             begun = begun or bool(frames)
             for frame in frames:
-                if frame.key_frame or "DISPLAYMATRIX" in frame.side_data:  # H.264 says it once for those that follow
-                    self._turn = _display_matrix(frame)
+                matrix = _display_matrix(frame)
+                if frame.key_frame or matrix:  # H.264 says it once for those that follow
+                    self._turn = matrix
                 yield frame
 
     def _check_ending(self, taken: int, seconds: float) -> None:
