@@ -9,7 +9,7 @@ from siammae.errors import SiamMAEError
 from siammae.frames import encode_image
 from siammae.frames.random_access import FrameAccess
 
-_CACHE_BYTES = 48_000_000
+_CACHE_BYTES = 24_000_000
 _QUALITY = 92  # of the JPEGs: what is drawn on should show no blocks
 _AHEAD, _BEHIND = 6, 8  # neighbours; those behind cost a seek, so they are fetched by so many
 
