@@ -41,7 +41,9 @@ def test_frame_is_the_one_of_its_number(name, frames, tmp_path, caplog):
         for number in ORDER:
             if number < len(wanted):
                 got = access.frame(number)
-                assert np.abs(got.astype(int) - wanted[number]).mean() < 3  # unpacked ones are JPEGs
+                assert (
+                    np.abs(got.astype(int) - wanted[number]).mean() < 6
+                )  # unpacked ones are JPEGs; other frames are 50 off
     finally:
         access.close()
 
@@ -61,7 +63,7 @@ def test_frames_that_cannot_be_proven_are_unpacked(frames, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         got = access.frame(40)
     assert "cannot be sought in by its timestamps" in caplog.text
-    assert np.abs(got.astype(int) - list(read_frames(path))[40]).mean() < 3
+    assert np.abs(got.astype(int) - list(read_frames(path))[40]).mean() < 6
     access.close()
 
 
