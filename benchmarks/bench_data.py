@@ -19,11 +19,11 @@ import torch
 from interleaved import headline
 
 from siammae import ModelConfig, PretrainConfig
+from siammae.clips.clip import Clip
+from siammae.clips.listing import find_clips
 from siammae.frames import require_reader
-from siammae.pretraining.data.clips import Clip
 from siammae.pretraining.data.pairs import VideoPairs
 from siammae.pretraining.data.sharding import ShardSettings, write_shards
-from siammae.pretraining.data.sources import find_clips
 
 READERS = ("opencv", "pyav", "torchcodec")
 

@@ -3,7 +3,8 @@
     python benchmarks/bench_finer_masks.py rows.jsonl --data DAVIS dev 1 --data DAVIS-240 dev12 2
 
 ``--data FOLDER SPLIT STEP`` takes every STEP-th frame. One line a row and sequence goes to the file as soon as it is
-there, and what is there is not made again; the table is printed at the end. One thread; the time is the process's own
+there, and what is there is not made again; the table is printed at the end. ``--only`` names the rows, ``--backwards``
+follows from the end, which gives a second score of each sequence. One thread; the time is the process's own
 (CPU time), so that it means the same beside other work. Rows that share an input share its features, and their time is
 the features' and their own.
 """
@@ -37,18 +38,23 @@ ROWS: Mapping[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "plain": (PLAIN, {"": {}, "colour 0.15": {"refine_strength": 0.15}, "colour 0.3": {"refine_strength": 0.3}}),
     "plain at 320": (PLAIN | {"resize": 320}, {"": {}}),
     "plain at 480": (PLAIN | {"resize": 480}, {"": {}}),
+    "plain centred": (PLAIN | {"center_features": True}, {"": {}}),
     "4 cells": (PLAIN | {"label_cells": 4}, {"": {}, "colour 0.3": {"refine_strength": 0.3}}),
     "pooled keys": (PLAIN | {"pool_keys": 2}, {"": {}}),
     "focus of 8": (PLAIN | {"focus_margin": 8}, {"": {}}),
     "fast": ({"quality": "fast"}, {"colour": {}}),
     "balanced": ({"quality": "balanced"}, {"colour": {}}),
     "best": ({"quality": "best"}, {"colour": {}}),
+    "fast centred": ({"quality": "fast", "center_features": True}, {"colour": {}}),
+    "balanced centred": ({"quality": "balanced", "center_features": True}, {"colour": {}}),
 }
+LEAST_PIXELS = 200  # of an object in the frame from which it is followed backwards
 
 
 def rules_of(model: siammae.SiamMAE, changes: dict[str, Any]) -> PropagationConfig:
     if quality := changes.get("quality"):
-        return PropagationConfig.recommended(model, quality)
+        others = {field: value for field, value in changes.items() if field != "quality"}
+        return PropagationConfig.recommended(model, quality).replace(**others)
     return (model.propagation or PropagationConfig()).replace(**COLOUR, **changes)
 
 
@@ -66,12 +72,24 @@ class Timed:
         return features
 
 
-def score(model: siammae.SiamMAE, sequence: DavisSequence, step: int, name: str) -> Iterator[dict[str, Any]]:
+def order(sequence: DavisSequence, step: int, *, backwards: bool) -> list[int]:
+    """Return the frames to follow; backwards they begin with the last one that shows enough of the object."""
+    numbers = list(range(0, len(sequence.frames), step))
+    if not backwards:
+        return numbers
+    while (sequence.truth(numbers[-1]) > 0).sum() < LEAST_PIXELS:
+        numbers.pop()
+    return numbers[::-1]
+
+
+def score(
+    model: siammae.SiamMAE, sequence: DavisSequence, step: int, name: str, *, backwards: bool
+) -> Iterator[dict[str, Any]]:
     """Follow one sequence by one row's rules, and score everything it renders."""
     changes, rendered = ROWS[name]
     extractor, rules = Timed(model), rules_of(model, changes)
     propagator = siammae.Propagator(extractor, rules)
-    numbers = range(0, len(sequence.frames), step)
+    numbers = order(sequence, step, backwards=backwards)
     scores: dict[str, list[tuple[float, float]]] = {what: [] for what in rendered}
     drawing, apart, begin = dict.fromkeys(rendered, 0.0), 0.0, time.process_time()
     for place, number in enumerate(numbers):
@@ -148,6 +166,7 @@ def main() -> None:
     parser.add_argument("rows", type=Path, help="gets one JSON object a line")
     parser.add_argument("--data", nargs=3, action="append", default=[], metavar=("FOLDER", "SPLIT", "STEP"))
     parser.add_argument("--only", nargs="+", choices=tuple(ROWS), default=tuple(ROWS), metavar="ROW")
+    parser.add_argument("--backwards", action="store_true", help="follow each video from its end; a file of its own")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--plot", type=Path, help="a picture of J&F against time")
     args = parser.parse_args()
@@ -159,7 +178,7 @@ def main() -> None:
             for name in args.only:
                 if any(line["row"].split(",")[0] == name and line["sequence"] == sequence.name for line in rows):
                     continue
-                new = list(score(model, sequence, int(step), name))
+                new = list(score(model, sequence, int(step), name, backwards=args.backwards))
                 rows += new
                 with args.rows.open("a") as file:
                     file.writelines(json.dumps(line) + "\n" for line in new)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siammae.pretraining.data.sources import find_clips
+from siammae.clips.listing import find_clips
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -44,9 +44,11 @@ def add_command(
     return parser
 
 
-def add_video_argument(parser: argparse.ArgumentParser, *, progress: bool = True) -> None:
-    """Add the video, and whether a bar is shown while all of it is read."""
-    parser.add_argument("video", metavar="VIDEO", help="video file or folder of images")
+def add_video_argument(parser: argparse.ArgumentParser, *, progress: bool = True, optional: bool = False) -> None:
+    """Add the video, which may be left out where it is ``optional``, and whether a bar is shown while it is read."""
+    parser.add_argument(
+        "video", metavar="VIDEO", nargs="?" if optional else None, help="video file or folder of images"
+    )
     add_reader_option(parser)
     if progress:
         parser.add_argument("--quiet", action="store_true", help="no progress bar")

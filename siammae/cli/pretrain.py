@@ -61,7 +61,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--preset",
         choices=tuple(RECIPES),
-        help="a published recipe instead of the defaults below; options given besides override its settings",
+        help="a recipe, published or the bundled network's, instead of the defaults; options given besides override it",
     )
     network = parser.add_argument_group("network")
     network.add_argument("--size", choices=tuple(VIT_SIZES), help="width and depth of the encoder (small)")

@@ -11,6 +11,7 @@ from siammae.cli.confidence import Confidence
 from siammae.cli.given import given_masks
 from siammae.cli.inputs import load_model, overlay_writer, propagation_config, shown_frames
 from siammae.cli.labels import add_label_options, mask_sources
+from siammae.cli.lists import ListKind, add_list_option, run_list
 from siammae.cli.options import (
     Commands,
     add_command,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from siammae.frames import Backend
+    from siammae.network.model import SiamMAE
+    from siammae.network.timm_extractor import TimmExtractor
     from siammae.outputs import ResultFolder
     from siammae.propagation.labels import FrameMasks
 
@@ -38,7 +41,11 @@ _EXAMPLES = """examples:
   siammae propagate clip.mp4 --mask first.png -o masks --overlay
   siammae propagate clip.mp4 --mask first.png --mask 40=fix.png -o masks   # between them, both are followed
   siammae propagate frames/ --mask first.png -o masks --quality best --device cuda
-  siammae propagate clip.mp4 --mask export.json --object dog=1 -o masks --format davis --format coco"""
+  siammae propagate clip.mp4 --mask export.json --object dog=1 -o masks --format davis --format coco
+
+many videos: a table with the header video,mask, paths relative to it, the mask a picture of the first frame or a file
+of labels. Results lie in OUT/masks, manifest.parquet says which is whose; the same command again does what is missing:
+  siammae propagate --list table.csv -o OUT --workers 8"""
 
 
 def add_parser(commands: Commands) -> None:
@@ -46,7 +53,7 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(
         commands, "propagate", run, "carry masks of annotated frames through a video", epilog=_EXAMPLES
     )
-    add_video_argument(parser)
+    add_video_argument(parser, optional=True)
     parser.add_argument(
         "--mask",
         action="append",
@@ -78,12 +85,29 @@ def add_parser(commands: Commands) -> None:
     )
     add_overwrite_option(parser)
     add_label_options(parser)
+    add_list_option(parser, "video,mask")
     add_model_options(parser)
     add_propagation_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if args.list is not None:
+        return run_list(args, ListKind("mask", "masks", "", ("mask", "masks", "confidence")), follow)
+    if args.video is None:
+        raise ValueError("there is no video: name one, or --list TABLE.csv for many.")
+    for line in follow(args)[1]:
+        say(line)
+    return 0
+
+
+def follow(args: argparse.Namespace, model: SiamMAE | TimmExtractor | None = None) -> tuple[int, list[str]]:
+    """Follow one video's masks; returns the number of frames, and what there is to say.
+
+    Args:
+        args: of the command.
+        model: loaded already; None loads the one that the options name.
+    """
     from siammae.annotations.files import claim_labels
     from siammae.annotations.formats.format import Feature
     from siammae.propagation.keyframes import follow_keyframes
@@ -105,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
         }
         given = given_masks(args, sources)
         sink = stack.enter_context(closing(MaskSink(writers, given))) if others else None
-        model = load_model(args)
+        model = model or load_model(args)
         config, sure = propagation_config(args, model), Confidence(args.confidence)
         count, ids = write_masks(
             lambda frames: sure.noted(follow_keyframes(frames, given.maps, model, config, kernels=args.kernels)),
@@ -122,15 +146,13 @@ def run(args: argparse.Namespace) -> int:
             if one.suffix:
                 results.path(place.name)  # so that a later run knows that it is siammae's
         lines = sink.write() if sink else []
+    said = []
     if len(others) < len(formats):
-        say(f"{count} masks of objects {', '.join(map(str, ids))} in {results.folder}/")
-    for line in lines:
-        say(line)
+        said.append(f"{count} masks of objects {', '.join(map(str, ids))} in {results.folder}/")
+    said += lines
     if args.overlay:
-        say(f"overlay video: {results.folder / OVERLAY}")
-    for line in sure.lines(given.maps):
-        say(line)
-    return 0
+        said.append(f"overlay video: {results.folder / OVERLAY}")
+    return count, said + sure.lines(given.maps)
 
 
 def write_masks(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from siammae.cli.given import given_points
 from siammae.cli.inputs import load_model, overlay_writer, propagation_config, shown_frames
 from siammae.cli.labels import add_label_options, numbered
+from siammae.cli.lists import ListKind, add_list_option, run_list
 from siammae.cli.options import (
     Commands,
     add_command,
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from siammae.annotations.formats.format import Format
     from siammae.frames import Backend
+    from siammae.network.model import SiamMAE
+    from siammae.network.timm_extractor import TimmExtractor
     from siammae.propagation.keypoint_propagator import FrameKeypoints
 
 _READABLE_NAMES = 8  # more names on one picture cover each other
@@ -42,17 +46,21 @@ output: CSV with the header frame,name,x,y,confidence; -1,-1 where a keypoint is
 examples:
   siammae track clip.mp4 --points first.csv -o tracks.csv --overlay
   siammae track clip.mp4 --points first.csv --points 40=later.csv -o tracks.csv   # between them, both are followed
-  siammae track clip.mp4 --points CollectedData.csv -o tracks.csv --format deeplabcut --format sleap"""
+  siammae track clip.mp4 --points CollectedData.csv -o tracks.csv --format deeplabcut --format sleap
+
+many videos: a table with the header video,points, paths relative to it. Results lie in OUT/tracks, manifest.parquet
+says which is whose; the same command again does what is missing:
+  siammae track --list table.csv -o OUT --workers 8"""
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(commands, "track", run, "carry keypoints of annotated frames through a video", epilog=_FORMAT)
-    add_video_argument(parser)
+    add_video_argument(parser, optional=True)
     parser.add_argument(
         "--points",
-        required=True,
         action="append",
+        default=[],
         metavar="[N=]FILE",
         help="keypoints of frame N, counted from 0 (without N the first frame's, or as the file says), as CSV or in "
         "any format that siammae reads; may be repeated",
@@ -62,17 +70,42 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--overlay", action="store_true", help="also write a video beside the output (.mp4)")
     add_overwrite_option(parser)
     add_label_options(parser)
+    add_list_option(parser, "video,points")
     add_model_options(parser)
     add_propagation_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from siammae.annotations.files import claim_labels
+    if args.list is not None:
+        suffix = _formats(args)[0].suffix
+        return run_list(args, ListKind("points", "tracks", f"tracks{suffix}", ("points",)), follow)
+    if args.video is None:
+        raise ValueError("there is no video: name one, or --list TABLE.csv for many.")
+    if not args.points:
+        raise ValueError("there are no points: pass --points FILE for the first frame, or --points N=FILE.")
+    for line in follow(args)[1]:
+        say(line)
+    return 0
+
+
+def _formats(args: argparse.Namespace) -> list[Format]:
     from siammae.annotations.formats.format import Feature
+
+    return chosen_formats(args.format, "tracks", Feature.POINTS)
+
+
+def follow(args: argparse.Namespace, model: SiamMAE | TimmExtractor | None = None) -> tuple[int, list[str]]:
+    """Follow one video's keypoints; returns the number of frames, and what there is to say.
+
+    Args:
+        args: of the command.
+        model: loaded already; None loads the one that the options name.
+    """
+    from siammae.annotations.files import claim_labels
     from siammae.propagation.keyframes import follow_keypoint_frames
 
-    formats = chosen_formats(args.format, "tracks", Feature.POINTS)
+    formats = _formats(args)
     output = Path(args.output)
     if output.suffix != formats[0].suffix:
         raise ValueError(f"the output is {output}: it must end in {formats[0].suffix}.")
@@ -95,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
         }
         given = given_points(args, sources)
         sink = PointSink(writers, given, args.video, args.reader) if writers else None
-        model = load_model(args)
+        model = model or load_model(args)
         config = propagation_config(args, model)
         count = _write_tracks(
             lambda frames: follow_keypoint_frames(frames, given.frames, model, config, kernels=args.kernels),
@@ -109,16 +142,16 @@ def run(args: argparse.Namespace) -> int:
             sink=sink,
         )
         lines = sink.write() if sink else []
+    said = []
     if tracks:
         known = f", {len(given.frames)} of them given" if len(given.frames) > 1 else ""
-        say(f"{len(given.names)} keypoints in {count} frames{known}: {tracks}")
-    for line in lines:
-        say(line)
+        said.append(f"{len(given.names)} keypoints in {count} frames{known}: {tracks}")
+    said += lines
     if args.overlay:
-        say(f"overlay video: {overlay}")
+        said.append(f"overlay video: {overlay}")
     elif again and overlay.exists() and not overlay.samefile(args.video):
-        say(f"{overlay} is not of this run: pass --overlay to replace it, too.")
-    return 0
+        said.append(f"{overlay} is not of this run: pass --overlay to replace it, too.")
+    return count, said
 
 
 def _write_tracks(

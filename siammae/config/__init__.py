@@ -1,5 +1,6 @@
-"""Settings as frozen dataclasses that check themselves: the network, label propagation, pretraining."""
+"""Settings as frozen dataclasses that check themselves: the network, label propagation, extraction, pretraining."""
 
+from siammae.config.extraction import ExtractionConfig
 from siammae.config.network import IMAGENET_MEAN, IMAGENET_STD, VIT_SIZES, ModelConfig
 from siammae.config.pretraining import LOGGERS, PRETRAIN_CHOICES, PretrainConfig
 from siammae.config.propagation import PropagationConfig
@@ -10,6 +11,7 @@ __all__ = [
     "LOGGERS",
     "PRETRAIN_CHOICES",
     "VIT_SIZES",
+    "ExtractionConfig",
     "ModelConfig",
     "PretrainConfig",
     "PropagationConfig",

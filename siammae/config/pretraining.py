@@ -254,7 +254,7 @@ class PretrainConfig(Settings):
         output_dir: str | os.PathLike[str],
         **fields: Any,  # noqa: ANN401 -- the fields' own types
     ) -> Self:
-        """Return a published recipe.
+        """Return a recipe: a published one, or the bundled checkpoint's.
 
         Args:
             name: one of
@@ -264,7 +264,9 @@ class PretrainConfig(Settings):
                 - ``"siammae-k400-b16"``: the same for ViT-B/16, which later papers add;
                 - ``"cropmae-repo"``: SiamMAE as CropMAE's code trains it, on Kinetics-400;
                 - ``"cropmae"``: CropMAE itself, pairs of crops of one image, on ImageNet (Eymaël et al. 2024);
-                - ``"cropmae-k400"``: the same on single frames of Kinetics-400.
+                - ``"cropmae-k400"``: the same on single frames of Kinetics-400;
+                - ``"siammae-ti8-leg1"``, ``"siammae-ti8-leg2"``, ``"siammae-ti8-leg3"``: the bundled checkpoint's, on
+                  its 433 clips; the second and third take the model of the one before as ``init``.
 
                 All values in a table, how epochs are counted, what could not be taken over and what the sources leave
                 open stand in ``siammae/config/recipes.py``.

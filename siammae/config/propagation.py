@@ -49,6 +49,8 @@ class PropagationConfig(Settings):
         interpolation: of the frame: ``"area"`` averages when shrinking; ``"bilinear"`` samples (most public
             evaluators); ``"bicubic"`` is Pillow's, which averages when shrinking (DINOv3).
         pixel_std: divisor of the normalised pixels; None = the extractor's own.
+        center_features: subtract from the features of each frame their mean over its patches before they are compared;
+            off in the presets of public codes.
         first_labels: a given mask on the patch grid: ``"area"`` = part of each patch covered; ``"bilinear"`` =
             one-hot at the input size, sampled bilinearly; ``"nearest"`` = the id at each patch's centre.
         label_cells: a mask's labels are kept at ``label_cells`` x ``label_cells`` cells a patch: a match brings the
@@ -100,6 +102,7 @@ class PropagationConfig(Settings):
     round_both: bool = False
     interpolation: Literal["area", "bilinear", "bicubic"] = "area"
     pixel_std: tuple[float, float, float] | None = None
+    center_features: bool = False
     first_labels: Literal["area", "bilinear", "nearest"] = "area"
     label_cells: int = 1
     normalize_labels: bool = False

@@ -1,4 +1,6 @@
-"""Published recipes of pretraining, each with its source: fields that the source states, the rest as by default.
+"""Recipes of pretraining: published ones, each with its source, and the bundled checkpoint's.
+
+Of the published ones the fields that the source states, the rest as by default.
 
 |                          | siammae-k400           | cropmae-repo  | cropmae           | cropmae-k400      |
 | ------------------------ | ---------------------- | ------------- | ----------------- | ----------------- |
@@ -21,6 +23,9 @@ video: MAE-ST, whose recipe SiamMAE follows, calls them effective epochs, RSP di
 sampling, CropMAE's loop takes ``videos / batch`` steps an epoch. So the paper's 2000 epochs with 40 of warm-up and a
 repeated sampling of 2 are 1000 and 20 here. The paper's own text on this was not at hand; should it mean visits, take
 ``epochs=2000, warmup_epochs=40``. Its ablations have 400 epochs: ``epochs=200``.
+
+The bundled checkpoint was made by two processes in three legs, each of which begins with the weights of the one before
+(``init``): ``siammae-ti8-leg1``, ``-leg2``, ``-leg3``. Their epochs are those of its 433 clips.
 """
 
 from __future__ import annotations
@@ -80,6 +85,43 @@ _CROPMAE_FRAMES: dict[str, Any] = {
     "still_rotation": 0.0,
 }
 
+# weights/siammae-ti8/README.md has the clips and the commands, benchmarks/pretraining_log.md what else was tried.
+_TI8_LEG1: dict[str, Any] = {
+    "model": ModelConfig.vit(
+        "tiny", depth=6, patch_size=8, image_size=256, decoder_dim=128, decoder_depth=4, decoder_heads=4
+    ),
+    "mask_ratio": 0.9,
+    "frame_gap": (4, 30),
+    "crop_size": 64,
+    "crop_scale": (0.05, 0.4),
+    "position_step": (0.3, 1.1),
+    "still_share": 0.8,
+    "still_gap": 8,
+    "still_flow": True,
+    "still_rotation": 15.0,
+    "color_jitter": 0.3,
+    "match_weight": 1.0,
+    "match_temperature": 0.07,
+    "clip_grad": 1.0,
+    "cache_mb": 5000,
+    "epochs": 185,
+    "warmup_epochs": 5,
+    "batch_size": 96,
+    "base_lr": 4e-3,
+    "ema": 0.998,
+    "precision": "bf16",
+}
+_TI8_LEG2: dict[str, Any] = {
+    **_TI8_LEG1,
+    "crop_size": 128,
+    "crop_scale": (0.1, 0.6),
+    "epochs": 23,
+    "warmup_epochs": 2,
+    "batch_size": 32,
+    "base_lr": 4.8e-3,
+    "ema": 0.995,
+}
+
 RECIPES: Mapping[str, dict[str, Any]] = {
     "siammae-k400": {**_SIAMMAE, "model": ModelConfig.vit("small", patch_size=16)},
     "siammae-k400-s8": {**_SIAMMAE, "model": ModelConfig.vit("small", patch_size=8)},
@@ -94,4 +136,7 @@ RECIPES: Mapping[str, dict[str, Any]] = {
     "cropmae": {**_CROPMAE_FRAMES, "crop_scale": (0.1, 1.0)},
     # CropMAE, scripts/train_cropmae_k400.sh with train_cropmae_k400.py: on single frames of Kinetics-400.
     "cropmae-k400": _CROPMAE_FRAMES,
+    "siammae-ti8-leg1": _TI8_LEG1,
+    "siammae-ti8-leg2": _TI8_LEG2,
+    "siammae-ti8-leg3": {**_TI8_LEG2, "still_copy_paste": 4, "seed": 1},
 }

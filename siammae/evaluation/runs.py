@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,11 +15,11 @@ from siammae.annotations.masks import mask_image, write_mask
 from siammae.errors import DatasetError
 from siammae.frames import read_frames
 from siammae.outputs import whole
+from siammae.parallel.processes import Tick
 from siammae.propagation.labels import FrameMasks
 from siammae.propagation.propagator import Propagator
 
 LabelMaps = Iterable[NDArray[np.uint8]]
-Tick = Callable[[], object]
 _SHOWN_NAMES = 60
 
 

@@ -17,11 +17,11 @@ from siammae.config import PropagationConfig
 from siammae.distributed import join_processes
 from siammae.errors import printable
 from siammae.evaluation.cache import FeatureCache
-from siammae.evaluation.processes import map_in_processes
 from siammae.evaluation.results import EvaluationResult, claim_folder, model_name
-from siammae.evaluation.runs import Tick, Video
+from siammae.evaluation.runs import Video
 from siammae.features import FeatureExtractor, input_size
 from siammae.frames import read_frames
+from siammae.parallel.processes import Tick, map_in_processes
 from siammae.propagation.affinity import Kernels
 
 _V = TypeVar("_V", bound=Video)

@@ -79,6 +79,8 @@ class PyAVReader:
         duration = self._container.duration
         estimate = int(duration / 1e6 * self.frame_rate + 0.5) if duration and duration > 0 else 0
         self.frame_count = max(0, int(self._stream.frames)) or estimate
+        context = self._stream.codec_context
+        self.frame_size = int(context.height), int(context.width)  # by the header, not turned upright
         self._fresh, self._lost = True, 0  # nothing was decoded yet; packets without a frame since the last one
         self._hole = False  # more of them between two frames than can be
         self._turn: list[int] = []  # display matrix of the frame decoded last

@@ -39,7 +39,7 @@ class SiamMAE(PretrainingModel):
         propagation: recommended label propagation.
     """
 
-    extract_options = frozenset({"region", "pool_keys"})  # that not every extractor has
+    extract_options = frozenset({"region", "pool_keys", "cls"})  # that not every extractor has
 
     def __init__(self, config: ModelConfig | None = None, *, propagation: PropagationConfig | None = None) -> None:
         super().__init__(config or ModelConfig())
@@ -125,6 +125,7 @@ class SiamMAE(PretrainingModel):
         pixel_std: tuple[float, float, float] | None = None,
         region: tuple[int, int, int, int] | None = None,
         pool_keys: int = 1,
+        cls: bool = False,
     ) -> Tensor:
         """Return dense features; nothing is ever masked.
 
@@ -141,9 +142,10 @@ class SiamMAE(PretrainingModel):
                 places in the whole frame, but without seeing the rest of it. Features of all others are 0.
             pool_keys: every patch attends to means of so many by so many patches; 1 = to each one. 2 takes about a
                 quarter of attention's time, and changes features a little.
+            cls: return the CLS token of each frame instead, which is never whitened.
 
         Returns:
-            ``(T, C, h, w)`` on the model's device, in its dtype; CLS is dropped.
+            ``(T, C, h, w)`` on the model's device, in its dtype, without CLS; with ``cls``, CLS alone: ``(T, C)``.
 
         Raises:
             ValueError: frames or options are refused.
@@ -154,7 +156,7 @@ class SiamMAE(PretrainingModel):
         return extract_features(
             frames,
             lambda images: self._encode(
-                images, layer, norm, pixel_std or self.config.pixel_std, whitening, region, pool_keys
+                images, layer, norm, pixel_std or self.config.pixel_std, whitening, region, pool_keys, cls
             ),
             patch_size=self.patch_size,
             device=self.device,
@@ -171,6 +173,7 @@ class SiamMAE(PretrainingModel):
         whitening: Whitening | None,
         region: tuple[int, int, int, int] | None = None,
         pool_keys: int = 1,
+        cls: bool = False,
     ) -> Tensor:
         h, w = (side // self.patch_size for side in images.shape[-2:])
         tokens = self.encoder.embed(normalize(images, self.config.pixel_mean, std, self.dtype))
@@ -180,7 +183,11 @@ class SiamMAE(PretrainingModel):
         if region is not None:
             tokens = tokens.unflatten(1, (h, w))[:, top:bottom, left:right].flatten(1, 2)  # type: ignore[no-untyped-call]
         with pooled_keys(pool_keys, (bottom - top, right - left), 1 + self.config.registers):
-            features = self.encoder(tokens, layer=layer, norm=norm)[:, 1:]  # (B, n, C)
+            encoded = self.encoder(tokens, layer=layer, norm=norm)  # (B, 1 + n, C)
+        if cls:
+            token: Tensor = encoded[:, 0]
+            return token
+        features = encoded[:, 1:]
         if whitening is not None:
             features = whitening(features)
         maps: Tensor = features.unflatten(1, (bottom - top, right - left))

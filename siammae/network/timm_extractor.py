@@ -121,10 +121,12 @@ class TimmExtractor:
 
     @property
     def extract_options(self) -> frozenset[str]:
-        """Options of :meth:`extract` that not every extractor has: ``"pool_keys"`` with timm's plain attention."""
-        return frozenset(
-            {"pool_keys"} if all(pools_keys(getattr(block, "attn", None)) for block in self.model.blocks) else ()
-        )
+        """Options of :meth:`extract` that not every extractor has.
+
+        ``"pool_keys"`` with timm's plain attention, ``"cls"`` where the network has a CLS token.
+        """
+        pooling = all(pools_keys(getattr(block, "attn", None)) for block in self.model.blocks)
+        return frozenset(["pool_keys"] * pooling + ["cls"] * (getattr(self.model, "cls_token", None) is not None))
 
     @property
     def device(self) -> torch.device:
@@ -147,6 +149,7 @@ class TimmExtractor:
         batch_size: int = 8,
         pixel_std: tuple[float, float, float] | None = None,
         pool_keys: int = 1,
+        cls: bool = False,
     ) -> Tensor:
         """Return dense features; CLS, registers and other prefix tokens are dropped.
 
@@ -158,9 +161,10 @@ class TimmExtractor:
             batch_size: frames encoded at once.
             pixel_std: overrides the divisor of normalised pixels.
             pool_keys: see :meth:`siammae.SiamMAE.extract`; for networks with timm's plain self-attention.
+            cls: return the CLS token of each frame instead; for networks that have one.
 
         Returns:
-            ``(T, C, h, w)`` on the model's device, in its dtype.
+            ``(T, C, h, w)`` on the model's device, in its dtype; with ``cls``, ``(T, C)``.
 
         Raises:
             ValueError: frames or options are refused, or the model takes one size only and this is another.
@@ -169,6 +173,8 @@ class TimmExtractor:
         block = self.check_layer(self.layer if layer is None else layer)
         if pool_keys != 1 and "pool_keys" not in self.extract_options:
             raise ValueError(f"pool_keys is {pool_keys}, but {self.name} has another attention than timm's plain one.")
+        if cls and "cls" not in self.extract_options:
+            raise ValueError(f"{self.name} has no CLS token: pool its patches instead.")
         final_norm = self.norm if norm is None else norm
         std = pixel_std or self.pixel_std
 
@@ -177,9 +183,15 @@ class TimmExtractor:
             pixels = normalize(images, self.pixel_mean, std, self.dtype)
             grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
             with faster_products(self.dtype), pooled_keys(pool_keys, grid, self.model.num_prefix_tokens):
-                features: Tensor = self.model.forward_intermediates(
-                    pixels, indices=[block], norm=final_norm, stop_early=True, intermediates_only=True
-                )[0]  # (B, C, h, w)
+                found = self.model.forward_intermediates(
+                    pixels,
+                    indices=[block],
+                    norm=final_norm,
+                    stop_early=True,
+                    intermediates_only=True,
+                    return_prefix_tokens=cls,
+                )[0]  # (B, C, h, w), and with CLS (B, prefix, C)
+            features: Tensor = found[1][:, 0] if cls else found
             return features
 
         return extract_features(

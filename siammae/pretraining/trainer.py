@@ -15,6 +15,9 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
+from siammae.clips.clip import Clip, said
+from siammae.clips.listing import find_clips
+from siammae.clips.skipped import SKIPPED_FILE, SkippedClips
 from siammae.config import PretrainConfig
 from siammae.distributed import Processes, join_processes
 from siammae.errors import StoppedError
@@ -32,11 +35,8 @@ from siammae.pretraining.checkpoint import (
     state_files,
 )
 from siammae.pretraining.data.batches import clips_per_step, read_batches
-from siammae.pretraining.data.clips import Clip, said
 from siammae.pretraining.data.crops import Pairs
 from siammae.pretraining.data.pairs import VideoPairs
-from siammae.pretraining.data.skipped import SKIPPED_FILE, SkippedClips
-from siammae.pretraining.data.sources import find_clips
 from siammae.pretraining.learner import Learner
 from siammae.pretraining.loggers import EVENTS_FOLDER, open_loggers
 from siammae.pretraining.monitor import PICTURES_FOLDER, Monitor

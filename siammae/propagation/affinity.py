@@ -54,6 +54,26 @@ def unit_length(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-3)
 
 
+def centered(features: Tensor, region: tuple[int, int, int, int] | None = None) -> Tensor:
+    """Subtract from a frame's features their mean over its patches.
+
+    What all patches of a frame share says nothing of which is which, differs from frame to frame and fills the cosines.
+
+    Args:
+        features: ``(C, h, w)``, float.
+        region: the patches that were encoded, ``(top, left, bottom, right)``, the last two not included: only they
+            count and change, the features of all others are 0 and stay so. None = all.
+
+    Returns:
+        The same shape, float32.
+    """
+    top, left, bottom, right = region or (0, 0, *features.shape[-2:])
+    result = features.float().clone()
+    inside = result[:, top:bottom, left:right]
+    inside -= inside.mean(dim=(1, 2), keepdim=True)
+    return result
+
+
 def topk_affinity(
     query: Tensor,
     context: Tensor,

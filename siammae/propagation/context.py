@@ -23,6 +23,7 @@ from siammae.propagation.affinity import (
     Kernels,
     Window,
     backend_for,
+    centered,
     choose_kernels,
     match_frames,
     unit_length,
@@ -197,6 +198,8 @@ class Stream:
                 "and use float32 or bfloat16 instead of float16."
             )
         self.device = features.device
+        if config.center_features:
+            features = centered(features, region)
         frame = FrameFeatures(unit_length(features))
         # Refused now, not at the second frame.
         backend_for(frame.tensor, kernels=self.kernels, **self._window(self.queue.pinned))

@@ -8,11 +8,11 @@ import torch
 import siammae
 from siammae.annotations.formats.polygons import fill_polygons
 from siammae.annotations.model import Annotations, FrameLabels
+from siammae.clips.listing import find_clips
+from siammae.clips.open_clip import OpenClip
 from siammae.config.bounds import BOUNDS, bound
 from siammae.convert import convert_checkpoint
-from siammae.pretraining.data.open_clip import OpenClip
 from siammae.pretraining.data.sharding import write_shards
-from siammae.pretraining.data.sources import find_clips
 from tests.helpers import tiny_model, write_video
 from tests.videos import numbered
 

@@ -332,6 +332,7 @@ def test_preset_equals_the_published_protocol(name, dataset, rules):
         "refine": "none",
         "focus_margin": None,
         "pool_keys": 1,
+        "center_features": False,
     }  # no public code has finer masks than its patches
     assert {field: got[field] for field in rules} == rules
     assert set(got) - set(rules) <= {

@@ -1,15 +1,22 @@
-"""The published recipes of pretraining against their sources, each value written out again."""
+"""The recipes of pretraining against their sources: the published ones with each value written out again."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
+import siammae
+from siammae import pretraining
+from siammae.cli import main
 from siammae.config import ModelConfig, PretrainConfig
 from siammae.config.recipes import RECIPES
 from siammae.network.masking import random_kept
+from siammae.network.model import SiamMAE
 from siammae.pretraining.schedule import learning_rate, total_steps
 
+BUNDLED = Path(siammae.__file__).parent / "weights" / "siammae-ti8"
 VIT_S = {"embed_dim": 384, "depth": 12, "num_heads": 6, "mlp_ratio": 4.0, "image_size": 224, "position": "sincos"}
 DECODER = {"decoder_dim": 256, "decoder_depth": 4, "decoder_heads": 8}  # CropMAE's; the paper's is not public
 
@@ -81,7 +88,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_preset_has_the_values_of_its_source(name):
     config = PretrainConfig.preset(name, videos="clips", output_dir="run")
     fields, network = PUBLISHED[name]
@@ -89,6 +96,28 @@ def test_preset_has_the_values_of_its_source(name):
     assert {field: getattr(config.model, field) for field in network} == network
     assert (config.videos, config.output_dir) == ("clips", "run")
     assert PretrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_every_preset_is_checked_here():
+    assert set(RECIPES) == {*PUBLISHED, "siammae-ti8-leg1", "siammae-ti8-leg2", "siammae-ti8-leg3"}
+
+
+def test_presets_of_the_bundled_checkpoint_are_the_commands_in_its_card(monkeypatch):
+    made = []
+    monkeypatch.setattr(pretraining, "pretrain", lambda config, **_: made.append(config) or "model")
+    card = (BUNDLED / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"-m siammae pretrain (.*?)\n(?=\s*torchrun|\s*```)", card, re.DOTALL)
+    first, second, third = (command.replace("\\\n", " ") for command in commands)
+    second = second.replace("(the same but)", re.sub(r"CLIPS -o \w+", "", first))
+    third = third.replace("(the same as the second but)", re.sub(r"CLIPS -o \w+ --init \S+", "", second))
+    for number, command in enumerate((first, second, third), start=1):
+        assert main(["pretrain", *command.split(), "--device", "cpu"]) == 0
+        config = made.pop()
+        preset = PretrainConfig.preset(f"siammae-ti8-leg{number}", videos="CLIPS", output_dir=config.output_dir)
+        assert config == preset.replace(init=config.init)
+    assert third.count("--init") == 1
+    model = SiamMAE.from_pretrained()
+    assert model.config == config.model
 
 
 @pytest.mark.parametrize(("name", "patches", "kept"), [("siammae-k400", 196, 9), ("siammae-k400-s8", 784, 39)])

@@ -17,12 +17,12 @@ import siammae
 from siammae.annotations.formats.registry import FORMATS
 from siammae.annotations.keypoints import read_points
 from siammae.annotations.model import Annotations, FrameLabels, Keypoints, VideoObject
+from siammae.clips.listing import find_clips
+from siammae.clips.open_clip import OpenClip
 from siammae.convert import convert_checkpoint
 from siammae.frames import VideoEndError, count_frames, frame_rate
 from siammae.pretraining.checkpoint import load_state, save_state
-from siammae.pretraining.data.open_clip import OpenClip
 from siammae.pretraining.data.sharding import ShardSettings, write_shards
-from siammae.pretraining.data.sources import find_clips
 from tests.convert.foreign import foreign_tensors
 from tests.fuzz.mutations import damage, damage_text, mend_png
 from tests.helpers import moving_square, tiny_model

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from siammae.clips.listing import find_clips
 from siammae.errors import CheckpointError
 from siammae.frames import read_frames, write_image
 from siammae.network.model import SiamMAE
@@ -19,7 +20,6 @@ from siammae.network.pretraining_model import set_recompute
 from siammae.pretraining import pretrain, trainer
 from siammae.pretraining import step as training_step
 from siammae.pretraining.checkpoint import state_files
-from siammae.pretraining.data.sources import find_clips
 from siammae.pretraining.stopping import STOP_SIGNALS
 from tests.helpers import tiny_config, tiny_model
 from tests.pretraining.runs import make_clips, read_log, run_config, same_weights, saved_step

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from siammae.propagation.affinity import topk_affinity, unit_length
+from siammae.propagation.affinity import centered, topk_affinity, unit_length
 
 SHAPES = [(33, 3, 7, 13), (8, 2, 1, 9), (8, 2, 9, 1), (4, 3, 1, 1), (5, 1, 2, 2)]  # C, M, h, w
 
@@ -249,3 +249,20 @@ def test_topk_affinity_refuses_features_that_are_not_finite(bad, place):
     tensors[place][..., 1, 2, 0] = bad
     with pytest.raises(ValueError, match=f"{place} has NaN or infinite values: check the network"):
         topk_affinity(tensors["query"], tensors["context"], top_k=1, temperature=1.0)
+
+
+def test_centered_takes_the_mean_away_and_only_inside_a_region():
+    query, _ = features(8, 1, 5, 7)
+    whole = centered(query + 3)
+    torch.testing.assert_close(whole, query - query.mean(dim=(1, 2), keepdim=True), rtol=0, atol=1e-5)
+    part = torch.zeros_like(query)
+    part[:, 1:4, 2:6] = query[:, 1:4, 2:6] + 3
+    before = part.clone()
+    got = centered(part, (1, 2, 4, 6))
+    inside = query[:, 1:4, 2:6]
+    wanted = inside - inside.mean(dim=(1, 2), keepdim=True)
+    torch.testing.assert_close(got[:, 1:4, 2:6], wanted, rtol=0, atol=1e-5)
+    assert got.count_nonzero() == wanted.count_nonzero()
+    assert torch.equal(part, before)
+    assert centered(query.bfloat16()).dtype == torch.float32
+    assert not centered(torch.ones(8, 5, 7)).any()

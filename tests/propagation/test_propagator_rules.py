@@ -1,10 +1,16 @@
-"""Rules of single presets in the propagator: pinned frames in the queue, labels that sum to 1, maps of any size."""
+"""Single rules in the propagator: pinned frames in the queue, labels that sum to 1, maps of any size, centring."""
 
 import numpy as np
 import pytest
 import torch
 
+from siammae.config import PropagationConfig
+from siammae.features import PixelExtractor
+from siammae.metrics import region_similarity
 from siammae.propagation.labels import render_labels, resize_nearest
+from siammae.propagation.propagator import Propagator
+from tests.helpers import moving_square
+from tests.propagation.test_focus import Regions
 from tests.propagation.test_propagator import moving_squares, propagator, run
 
 
@@ -53,3 +59,52 @@ def test_label_map_of_another_size_is_rendered_there_and_not_resized(upsample_to
     channels = render_labels(results[1].scores, size if upsample_to == "frame" else small, min_max=False)
     assert np.array_equal(rendered, np.array([0, *results[1].object_ids])[resize_nearest(channels, size)])
     assert np.array_equal(results[1].label_map(small), results[1].label_map())
+
+
+class Lit(PixelExtractor):
+    """Adds something of its own to all patches of every frame, as a network does that takes in the whole scene."""
+
+    def __init__(self, patch_size):
+        super().__init__(patch_size)
+        self.frame = 0
+
+    def extract(self, frames, **options):
+        features = super().extract(frames, **options)
+        self.frame += 1
+        offset = torch.randn(features.shape[1], generator=torch.Generator().manual_seed(self.frame))
+        return features + 20 * features.std() * offset[:, None, None]
+
+
+def test_propagator_that_centers_features_does_not_see_what_a_whole_frame_shares():
+    video, masks = moving_squares(frames=5)
+    config = PropagationConfig(radius=5, queue_length=3, top_k=2, temperature=0.05)
+    overlaps = {}
+    for centered in (False, True):
+        follow = Propagator(Lit(2), config.replace(center_features=centered))
+        results = [follow.step(frame, mask=masks[0] if t == 0 else None) for t, frame in enumerate(video)]
+        overlaps[centered] = [
+            region_similarity(one.label_map() == 1, truth == 1) for one, truth in zip(results, masks, strict=True)
+        ]
+    assert min(overlaps[True]) > 0.9
+    assert min(overlaps[False]) < 0.7
+
+
+def test_propagator_with_a_focus_centers_what_was_encoded():
+    video, masks = moving_square(5, (96, 128), side=16, step=(4, 4))
+    rules = {
+        "radius": 3,
+        "queue_length": 2,
+        "top_k": 2,
+        "temperature": 0.02,
+        "focus_margin": 3,
+        "center_features": True,
+    }
+    follow = Propagator(Regions(4), PropagationConfig(**rules))
+    for t, frame in enumerate(video):
+        result = follow.step(frame, mask=masks[0] if t == 0 else None)
+        assert region_similarity(result.label_map() == 1, masks[t] == 1) > 0.9
+    top, left, bottom, right = follow._stream.extractor.asked[-1]
+    features = follow._stream.queue.features()[-1].tensor
+    inside = torch.zeros(features.shape[1:], dtype=torch.bool)
+    inside[top:bottom, left:right] = True
+    torch.testing.assert_close(features.norm(dim=0), inside.float())

@@ -14,10 +14,11 @@ from siammae.config import PropagationConfig
 from siammae.errors import DatasetError
 from siammae.evaluation.davis.layout import DavisLayout, DavisSequence
 from siammae.evaluation.results import EvaluationResult
-from siammae.evaluation.runs import Tick, follow_masks, ticking, write_masks
+from siammae.evaluation.runs import follow_masks, ticking, write_masks
 from siammae.evaluation.scoring import Job, Ready, evaluate
 from siammae.features import FeatureExtractor
 from siammae.metrics import boundary_measure, region_similarity, statistics
+from siammae.parallel.processes import Tick
 from siammae.propagation.affinity import Kernels
 from siammae.propagation.context import recommended_config
 from siammae.propagation.labels import FrameMasks, resize_nearest

@@ -16,11 +16,12 @@ from siammae.config import PropagationConfig
 from siammae.errors import DatasetError
 from siammae.evaluation.jhmdb.layout import JOINTS, JhmdbClip, JhmdbLayout
 from siammae.evaluation.results import EvaluationResult
-from siammae.evaluation.runs import Tick, ticking
+from siammae.evaluation.runs import ticking
 from siammae.evaluation.scoring import Job, Ready, evaluate
 from siammae.features import FeatureExtractor
 from siammae.frames import read_frames
 from siammae.metrics import pck
+from siammae.parallel.processes import Tick
 from siammae.propagation.affinity import Kernels
 from siammae.propagation.context import recommended_config
 from siammae.propagation.keypoint_propagator import FrameKeypoints, KeypointPropagator

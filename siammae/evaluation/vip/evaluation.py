@@ -15,11 +15,12 @@ from siammae.annotations.masks import MAX_OBJECTS, VOID, mask_ids, read_mask
 from siammae.config import PropagationConfig
 from siammae.errors import DatasetError
 from siammae.evaluation.results import EvaluationResult
-from siammae.evaluation.runs import LabelMaps, Tick, follow_masks, ticking, write_masks
+from siammae.evaluation.runs import LabelMaps, follow_masks, ticking, write_masks
 from siammae.evaluation.scoring import Job, Ready, evaluate
 from siammae.evaluation.vip.layout import VipLayout, VipVideo
 from siammae.features import FeatureExtractor
 from siammae.metrics import class_iou, confusion_matrix
+from siammae.parallel.processes import Tick
 from siammae.propagation.affinity import Kernels
 from siammae.propagation.context import recommended_config
 from siammae.propagation.labels import resize_nearest

@@ -1,5 +1,4 @@
-"""Training samples: ``sources`` -> ``clips`` -> ``open_clip`` -> ``pairs`` -> ``crops`` -> ``batches``.
+"""Training samples: the clips of ``siammae.clips`` -> ``pairs`` -> ``crops`` -> ``batches``.
 
-``shards`` and ``sharding`` keep decoded frames, ``frame_cache`` the last ones, ``skipped`` what could not be read;
-``copy_paste`` is an augmentation.
+``sharding`` keeps decoded frames, ``frame_cache`` the last ones; ``copy_paste`` is an augmentation.
 """

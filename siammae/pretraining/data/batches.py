@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from siammae.clips.clip import said
 from siammae.config import PretrainConfig
 from siammae.distributed import Processes
 from siammae.errors import SiamMAEError, WorkerError
-from siammae.pretraining.data.clips import said
 from siammae.pretraining.data.crops import Pairs, collate
 from siammae.pretraining.data.pairs import VideoPairs
 from siammae.pretraining.stopping import ignore_stop_signals

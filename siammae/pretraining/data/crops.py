@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from siammae.clips.clip import Skipped
 from siammae.config import PretrainConfig
 from siammae.frames import find_flow, resize_frame, turned_crop
-from siammae.pretraining.data.clips import Skipped
 from siammae.pretraining.data.copy_paste import copy_paste
 
 Box = tuple[int, int, int, int]  # top, left, height, width

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from siammae.clips.open_clip import OpenClip
 from siammae.errors import VideoReadError
 from siammae.frames import VideoEndError
-from siammae.pretraining.data.open_clip import OpenClip
 
 Frames = dict[int, NDArray[np.uint8]]
 

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from siammae.clips.clip import Clip, Skipped, said
+from siammae.clips.open_clip import OpenClip
+from siammae.clips.skipped import check_share
 from siammae.config import PretrainConfig
 from siammae.frames import VideoEndError
-from siammae.pretraining.data.clips import Clip, Skipped, said
 from siammae.pretraining.data.crops import Pairs, collate, crop_pair
 from siammae.pretraining.data.frame_cache import FrameCache, Frames
-from siammae.pretraining.data.open_clip import OpenClip
-from siammae.pretraining.data.skipped import check_share
 from siammae.pretraining.data.sources import check_clips
 
 
@@ -56,7 +56,7 @@ class VideoPairs(Dataset[Pairs]):
     turn: other frames of it may be whole, and what was read before must not count.
 
     Args:
-        clips: of :func:`siammae.pretraining.data.sources.find_clips`, in a fixed order.
+        clips: of :func:`siammae.clips.listing.find_clips`, in a fixed order.
         config: see :class:`siammae.PretrainConfig`.
 
     Raises:

@@ -20,13 +20,13 @@ from typing import Any, Literal, Self, TypeVar
 
 from tqdm import tqdm
 
+from siammae.clips.clip import Clip, Skipped, said
+from siammae.clips.listing import find_clips
+from siammae.clips.open_clip import OpenClip
+from siammae.clips.shards import INDEX_FILE, LAYOUT, PROGRESS_FILE, describe, load_index
 from siammae.errors import DatasetError, printable
 from siammae.frames import Backend, PathLike, encode_image, require_reader
 from siammae.outputs import WAY_OUT, whole
-from siammae.pretraining.data.clips import Clip, Skipped, said
-from siammae.pretraining.data.open_clip import OpenClip
-from siammae.pretraining.data.shards import INDEX_FILE, LAYOUT, PROGRESS_FILE, describe, load_index
-from siammae.pretraining.data.sources import find_clips
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -99,7 +99,7 @@ def write_shards(
     encoded frames of some clips are held in memory, so cut very long videos by a ``.csv``.
 
     Args:
-        source: as for :func:`siammae.pretraining.data.sources.find_clips`, but no shards.
+        source: as for :func:`siammae.clips.listing.find_clips`, but no shards.
         output: folder for the shards.
         settings: None = the defaults.
         workers: clips that are decoded at once, in threads; None = as many as there are CPUs.

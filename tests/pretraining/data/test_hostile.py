@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 
 from siammae.cli import main
+from siammae.clips import open_clip
+from siammae.clips.clip import Clip
+from siammae.clips.listing import find_clips
+from siammae.clips.open_clip import OpenClip
 from siammae.errors import DatasetError, VideoReadError
 from siammae.pretraining import pretrain
-from siammae.pretraining.data import open_clip
-from siammae.pretraining.data.clips import Clip
-from siammae.pretraining.data.open_clip import OpenClip
 from siammae.pretraining.data.pairs import VideoPairs
 from siammae.pretraining.data.sharding import ShardSettings, write_shards
-from siammae.pretraining.data.sources import find_clips
 from tests.pretraining.runs import make_clips, run_config, saved_step
 
 NOT_UTF8 = os.fsdecode(b"clip\xff\xfe.png")

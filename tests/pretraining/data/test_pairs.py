@@ -3,12 +3,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from siammae.clips import open_clip
+from siammae.clips.listing import find_clips
 from siammae.errors import DatasetError, VideoReadError
 from siammae.frames import open_reader, read_frames, write_image
-from siammae.pretraining.data import open_clip
 from siammae.pretraining.data.crops import collate
 from siammae.pretraining.data.pairs import VideoPairs, draw_frames
-from siammae.pretraining.data.sources import find_clips
 from tests.helpers import write_video
 from tests.pretraining.runs import make_clips, run_config
 

@@ -11,15 +11,16 @@ import torch
 from torch.utils.data import DataLoader
 
 from siammae.cli import main
+from siammae.clips import open_clip
+from siammae.clips.listing import find_clips
+from siammae.clips.open_clip import OpenClip
 from siammae.errors import DatasetError, VideoReadError
 from siammae.frames import VideoEndError
 from siammae.outputs import hold_folder
-from siammae.pretraining.data import open_clip, sharding
+from siammae.pretraining.data import sharding
 from siammae.pretraining.data.crops import collate
-from siammae.pretraining.data.open_clip import OpenClip
 from siammae.pretraining.data.pairs import VideoPairs
 from siammae.pretraining.data.sharding import ShardSettings, write_shards
-from siammae.pretraining.data.sources import find_clips
 from tests.helpers import write_video
 from tests.pretraining.runs import make_clips, run_config
 from tests.videos import encode, numbered

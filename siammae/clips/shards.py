@@ -20,10 +20,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from siammae.clips.clip import Clip
 from siammae.config.bounds import bound
 from siammae.errors import DatasetError, VideoReadError
 from siammae.frames import VideoEndError, decode_image
-from siammae.pretraining.data.clips import Clip
 
 INDEX_FILE, PROGRESS_FILE = "index.json", "progress.json"
 LAYOUT = "siammae shards 1"
@@ -265,6 +265,11 @@ class ShardedClip:
         self.frame_count, self.frame_rate, self.step = self._said.count, self._said.frame_rate, self._said.step
         starts = accumulate(map(member_bytes, self._said.sizes), initial=place + _BLOCK)
         self._places = list(starts)  # of each frame's first byte, and one behind them
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """The clip's first byte in the file, and the one behind its last."""
+        return self._clip.offset, self._places[-1] - _BLOCK
 
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yield frames with their numbers in the original video, which rise and are multiples of ``step``."""

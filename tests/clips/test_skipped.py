@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from siammae.clips.clip import Skipped
+from siammae.clips.listing import find_clips
+from siammae.clips.skipped import SkippedClips
 from siammae.errors import DatasetError, WorkerError
 from siammae.pretraining import pretrain
-from siammae.pretraining.data.clips import Skipped
 from siammae.pretraining.data.crops import collate
 from siammae.pretraining.data.pairs import VideoPairs
-from siammae.pretraining.data.skipped import SkippedClips
-from siammae.pretraining.data.sources import find_clips
 from tests.pretraining.runs import make_clips, read_log, run_config, saved_step
 from tests.pretraining.together import run_together
 from tests.videos import encode, numbered, sound

@@ -1,4 +1,4 @@
-"""A clip: what one training sample is drawn from."""
+"""A clip: a video, a part of one, or an image."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def said(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """What one sample is drawn from.
+    """What is read as one video.
 
     Attributes:
         name: unique in its source, and the same wherever the source lies; a part of a file is ``a.mp4@1.5-3``, the
             pages of an image are ``a.tif@pages``.
         path: the file.
-        kind: what the file is.
+        kind: what the file is; ``"frames"`` is a folder of images, which only passes over whole videos have.
         start: where the clip begins in a video, in seconds; None = with the file.
         stop: where it ends, in seconds, exclusive; None = with the file.
         offset: where it begins in a shard, in bytes.
@@ -43,7 +43,7 @@ class Clip:
 
     name: str
     path: Path
-    kind: Literal["video", "image", "shard"] = "video"
+    kind: Literal["video", "image", "shard", "frames"] = "video"
     start: float | None = None
     stop: float | None = None
     offset: int = 0

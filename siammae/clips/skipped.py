@@ -6,10 +6,10 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+from siammae.clips.clip import Skipped
 from siammae.errors import DatasetError, printable
 from siammae.frames import PathLike
 from siammae.outputs import whole
-from siammae.pretraining.data.clips import Skipped
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +60,17 @@ class SkippedClips:
         return new
 
 
-def check_share(reasons: dict[str, str], total: int, max_skipped: float) -> None:
+def check_share(
+    reasons: dict[str, str], total: int, max_skipped: float, *, what: str = "clips", name: str = "max_skipped"
+) -> None:
     """Refuse to go on with too many skipped clips.
 
     Args:
         reasons: why each clip could not be read, by its name.
         total: number of all clips.
         max_skipped: part of them that may be skipped; above 0 it allows one at least, of a few clips, but never all.
+        what: they are, for the message.
+        name: of the setting, likewise.
 
     Raises:
         DatasetError: there are more; the message names some of them.
@@ -77,6 +81,6 @@ def check_share(reasons: dict[str, str], total: int, max_skipped: float) -> None
     some = "".join(f"\n  {printable(name)}: {reason}" for name, reason in list(reasons.items())[:_NAMED])
     more = f"\n  and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
     raise DatasetError(
-        f"{len(reasons)} of {total} clips cannot be read, more than the share max_skipped={max_skipped:g} allows. "
-        f"Repair or remove them, or raise max_skipped:{some}{more}"
+        f"{len(reasons)} of {total} {what} cannot be read, more than the share {name}={max_skipped:g} allows. "
+        f"Repair or remove them, or raise {name}:{some}{more}"
     )

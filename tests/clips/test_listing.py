@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siammae.clips.clip import Clip
+from siammae.clips.listing import find_clips
+from siammae.clips.open_clip import OpenClip
 from siammae.errors import VideoReadError
 from siammae.frames import VideoEndError
-from siammae.pretraining.data.clips import Clip
-from siammae.pretraining.data.open_clip import OpenClip
 from siammae.pretraining.data.sharding import ShardSettings, write_shards
-from siammae.pretraining.data.sources import check_clips, find_clips
+from siammae.pretraining.data.sources import check_clips
 from tests.helpers import write_video
 from tests.pretraining.runs import run_config
 from tests.videos import numbered
@@ -209,3 +210,21 @@ def test_pages_of_an_image_in_shards_are_one_clip_of_several_frames(tmp_path):
     assert (clip.name, clip.is_image) == ("a.tif@pages", False)
     with OpenClip(clip) as opened:
         assert [int(frame[..., 1].mean()) for _, frame in opened.every_frame()] == [0, 80, 160]
+
+
+def test_folders_of_images_are_videos_where_whole_videos_are_wanted(tmp_path):
+    touch(tmp_path, "a/0.png", "a/1.png", "b/c/0.jpg", "notes.txt")
+    clips = find_clips(tmp_path, folders=True)
+    assert [(clip.name, clip.kind) for clip in clips] == [("a", "frames"), ("b/c", "frames")]
+    (tmp_path / "list.txt").write_text("a\nb/c/0.jpg\ngone.mp4\n")
+    clips = find_clips(tmp_path / "list.txt", folders=True)
+    assert [(clip.name, clip.kind) for clip in clips] == [
+        ("a", "frames"),
+        ("b/c/0.jpg", "image"),
+        ("gone.mp4", "video"),
+    ]
+    (tmp_path / "cuts.csv").write_text("path,start,stop\na,1,2\n")
+    with pytest.raises(ValueError, match=r"it is a folder of images\. Leave start and stop empty"):
+        find_clips(tmp_path / "cuts.csv", folders=True)
+    touch(tmp_path, "b/v.mp4")
+    assert [clip.name for clip in find_clips(tmp_path, folders=True)] == ["b/v.mp4"]

@@ -12,10 +12,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from siammae.clips.clip import Clip
+from siammae.clips.shards import ShardedClip
 from siammae.errors import VideoReadError
 from siammae.frames import Backend, FrameReader, VideoEndError, open_reader, shrink_frame
-from siammae.pretraining.data.clips import Clip
-from siammae.pretraining.data.shards import ShardedClip
 
 _ROUNDING = 1e-6  # frames: 1.2 s x 25 / s is frame 30, not 29.999999999
 
