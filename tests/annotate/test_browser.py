@@ -12,6 +12,8 @@ from siammae.frames import write_image
 from siammae.metrics import region_similarity
 from tests.annotate.browsing import served
 from tests.annotate.projects import SlowExtractor, spans, write_clip
+from tests.frames.test_right_frames import patch_matrix
+from tests.videos import encode, numbered
 
 pytestmark = pytest.mark.browser
 SIZE, SIDE = (96, 128), 32
@@ -318,3 +320,45 @@ def test_one_image_is_a_video_too(tmp_path, open_page):
         hands.page.get_by_text("1 frames in").wait_for()
         assert json.loads((tmp_path / "p" / "project.json").read_text())["video"]["frames"] == 1
         hands.fine()
+
+
+def phone_video(path):
+    """A video that is stored lying and shown upright, with a yellow thing at its upper left as shown."""
+    frame = np.full((96, 128, 3), 60, np.uint8)
+    frame[64:92, 8:40] = (250, 240, 60)  # a quarter turn brings the lower left to the upper left
+    encode(path, [frame] * 5)
+    patch_matrix(path, 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    return path
+
+
+def test_turned_video_of_a_phone_is_upright_and_drawn_on_where_it_is_seen(tmp_path, open_page):
+    with served(tmp_path / "p", phone_video(tmp_path / "phone.mp4")) as (opened, address):
+        assert opened.project.size == (128, 96)
+        hands = open_page(address)
+        assert hands.size == (96, 128)
+        assert near(hands.colour(18, 24), (250, 240, 60))
+        assert near(hands.colour(70, 100), (60, 60, 60))
+        hands.drag((1, 4), (36, 46))
+        thing = np.zeros((128, 96), bool)
+        thing[8:40, 4:32] = True
+        assert region_similarity(opened.project.labels(0) == 1, thing) > 0.85
+        hands.press("t")
+        hands.until_idle()
+        assert region_similarity(opened.project.labels(4) == 1, thing) > 0.7
+        hands.fine()
+
+
+def test_broken_video_shows_what_it_has_and_says_what_it_lacks(tmp_path, open_page):
+    frames = numbered(60)
+    data = encode(tmp_path / "whole.mp4", frames, options={"g": "10"}, index_first=True).read_bytes()
+    (tmp_path / "broken.mp4").write_bytes(data[: int(0.7 * len(data))])
+    with served(tmp_path / "p", tmp_path / "broken.mp4") as (opened, address):
+        hands = open_page(address)
+        assert "the file is cut off" in hands.message()
+        assert "The frames before can be annotated" in hands.message()
+        assert 20 < opened.project.count < 60
+        hands.go(20)
+        assert near(hands.colour(24, 24), frames[20][24, 24], 45)
+        hands.press("b")
+        hands.drag((20, 20), (60, 20))
+        assert opened.project.labels(20)[20, 25:55].all()
