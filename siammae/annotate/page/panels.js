@@ -73,10 +73,15 @@ export async function follow(direction) {
   else if (limit !== 'end') wanted.limit = Number(limit);
   if (wanted.limit === undefined && limit === 'next') return say('there is no other annotated frame that way', true);
   if (/** @type {HTMLSelectElement} */ ($('follow-who')).value === 'one') wanted.object = state.object;
+  // Not from the answer: the server's own events, which come in their order, may have overtaken it.
+  const before = state.run;
+  state.run = {state: 'following', done: 0, total: 0, message: ''};
+  changed('run');
   try {
-    state.run = await post('/api/follow', wanted);
-    changed('run');
+    await post('/api/follow', wanted);
   } catch (error) {
+    state.run = before;
+    changed('run');
     say(/** @type {Error} */ (error).message, true);
   }
 }
