@@ -59,7 +59,7 @@ autodoc_typehints = "signature"
 # Short names in signatures; what they stand for is said of each argument.
 autodoc_type_aliases = {
     name: name
-    for name in ("Backend", "Dtype", "FrameSource", "Kernels", "MaskSource", "PathLike", "VideoSource", "NDArray")
+    for name in ("Backend", "Dtype", "FrameSource", "Kernels", "MaskSource", "PathLike", "VideoSource")
 }
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 90
