@@ -31,7 +31,7 @@ from siammae.metrics import boundary_measure, region_similarity
 from siammae.propagation.labels import FrameMasks
 
 # Before finer masks: the rules that the bundled checkpoint recommended until then.
-PLAIN = {"resize": 240, "radius": 20, "label_cells": 1, "pool_keys": 1, "focus_margin": None}
+PLAIN = {"resize": 240, "radius": 20, "label_cells": 1, "pool_keys": 1, "focus_margin": None, "reuse_threshold": None}
 COLOUR = {"refine": "local-colour", "refine_radius": 8}
 # name: (rules of propagation, {what is rendered: its rules})
 ROWS: Mapping[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {

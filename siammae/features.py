@@ -57,6 +57,24 @@ class FeatureExtractor(Protocol):
         ...
 
 
+class FeatureStream(Protocol):
+    """A stream's features where an extractor keeps what has not changed; what its ``open_stream`` returns.
+
+    Attributes:
+        region: the patches that the last frame was encoded in, ``(top, left, bottom, right)``; None before the first.
+        computed: patches encoded so far.
+        asked: patches that would have been without reuse.
+    """
+
+    region: tuple[int, int, int, int] | None
+    computed: int
+    asked: int
+
+    def extract(self, frame: NDArray[np.uint8], *, region: tuple[int, int, int, int] | None = None) -> Tensor:
+        """Return the features of the next frame, see :meth:`siammae.network.token_reuse.TokenStream.extract`."""
+        ...
+
+
 def input_size(
     frame_size: tuple[int, int],
     *,

@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores, so one th
 import torch
 
 from siammae.features import PixelExtractor
-from siammae.network import loading
+from siammae.network import dtypes, loading
 
 # Commands under test hear the signals that tests send, also where the tests themselves run under nohup or behind a "&":
 # what a process ignores, its children do.
@@ -24,6 +24,14 @@ for _number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def float32_where_nobody_chose() -> Iterator[None]:
+    """Let dtype="auto" be float32 on every machine, so that all compare the same numbers."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(dtypes, "bfloat16_is_faster", lambda: False)
+        yield
 
 
 @pytest.fixture
@@ -61,7 +69,7 @@ def loaded(monkeypatch):
     """Replace loading by a record of what was loaded."""
     names = []
 
-    def from_pretrained(name):
+    def from_pretrained(name, *, dtype):
         names.append(name)
         return PixelExtractor(2)
 

@@ -54,10 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     # Not above: whoever stops the command while they are loaded gets a line, too.
     from siammae._version import __version__
     from siammae.cli import (
+        annotate,
         attend,
         convert,
         demo,
         evaluate,
+        export,
         extract,
         formats,
         info,
@@ -81,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (
         demo,
+        annotate,
+        export,
         propagate,
         track,
         extract,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from siammae.cli.confidence import Confidence
+from siammae.cli.effort import Effort
 from siammae.cli.options import (
     Commands,
     add_command,
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         claim_folder(output, names, inputs=inputs, overwrite=args.overwrite) as pictures,
         claim_folder(output / "masks", "(?!)", numbered=MASKS, inputs=inputs, overwrite=args.overwrite) as masks,
     ):
-        model = load_model(args)
+        model = Effort(load_model(args))
         config = propagation_config(args, model)
         say(f"following two people through {video.name} with {args.model}, from the mask of the first frame")
         first_mask, sure = read_mask(source / "walkers_first_mask.png"), Confidence(None)
@@ -73,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     say(f"masks          {masks.folder}/ ({count} PNGs: pixel value = object id)")
     say(f"overlay video  {pictures.folder / OVERLAY}")
     say(f"contact sheet  {sheet}")
+    say(model.line())
     return 0
 
 

@@ -55,15 +55,18 @@ def _products() -> str:
     """Say how matrices are multiplied on the CPU."""
     import torch
 
-    from siammae.network.cpu_layers import attention_route, multiplies_bfloat16, product_route
+    from siammae.network.cpu_layers import attention_route, bfloat16_is_faster, multiplies_bfloat16, product_route
+    from siammae.network.dtypes import choose_dtype
 
     makers = {"linear": "PyTorch", "pytorch": "PyTorch", "onednn": "oneDNN", "native": "the native kernel"}
 
     def ways(dtype: torch.dtype) -> str:
         return f"by {makers[product_route(dtype)]}, attention by {makers[attention_route(dtype)]}"
 
-    bfloat16 = "" if multiplies_bfloat16() else ", only emulated by this CPU, slower than float32"
-    return f"float32 {ways(torch.float32)}; bfloat16 {ways(torch.bfloat16)}{bfloat16}"
+    slower = "slower than float32" if multiplies_bfloat16() else "only emulated by this CPU, slower than float32"
+    bfloat16 = "" if bfloat16_is_faster() else f", {slower}"
+    auto = str(choose_dtype("auto", "cpu")).removeprefix("torch.")
+    return f"float32 {ways(torch.float32)}; bfloat16 {ways(torch.bfloat16)}{bfloat16}; --dtype auto is {auto}"
 
 
 def _checkpoint(model: SiamMAE, name: str) -> list[str]:
@@ -88,6 +91,6 @@ def _checkpoint(model: SiamMAE, name: str) -> list[str]:
         return [*lines, "  propagation  no recommendation: the defaults of PropagationConfig"]
     chosen = (
         *("resize", "top_k", "temperature", "radius", "neighborhood", "queue_length"),
-        *("focus_margin", "pool_keys", "label_cells", "refine"),
+        *("focus_margin", "pool_keys", "reuse_threshold", "label_cells", "refine"),
     )
     return [*lines, "  propagation  " + ", ".join(f"{field}={getattr(recommended, field)}" for field in chosen)]

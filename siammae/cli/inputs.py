@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from siammae.config import PropagationConfig
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from siammae.cli.effort import Effort
     from siammae.frames import Backend, VideoWriter
+    from siammae.network.dtypes import Dtype
     from siammae.network.model import SiamMAE
     from siammae.network.timm_extractor import TimmExtractor
 
@@ -29,7 +31,9 @@ def load_model(args: argparse.Namespace, name: str | None = None) -> SiamMAE | T
     from siammae.network.model import SiamMAE
     from siammae.network.timm_extractor import PREFIX, TimmExtractor
 
-    device, dtype = pick_device(args.device), getattr(torch, args.dtype)
+    device = pick_device(args.device)
+    exact = args.dtype == "auto" and bool(getattr(args, "preset", None))  # public codes compute in float32
+    dtype: Dtype = torch.float32 if exact else "auto" if args.dtype == "auto" else getattr(torch, args.dtype)
     name = name or args.model
     if name.startswith(PREFIX):
         return TimmExtractor.from_pretrained(name, device=device, dtype=dtype)
@@ -59,7 +63,7 @@ def pick_device(name: str) -> str:
 
 
 def propagation_config(
-    args: argparse.Namespace, model: SiamMAE | TimmExtractor, *, dataset: str = "davis"
+    args: argparse.Namespace, model: SiamMAE | TimmExtractor | Effort, *, dataset: str = "davis"
 ) -> PropagationConfig:
     """Build the rules: a preset (public codes have one a data set) or the recommendation, changed by the options.
 
@@ -147,11 +151,13 @@ def shown_frames(
     """Read a video under a bar that is closed before an error is printed; ``leave_out`` are no frames of a folder."""
     from tqdm import tqdm
 
-    from siammae.frames import count_frames, read_frames
+    from siammae.frames import count_frames, read_ahead, read_frames
 
     count = count_frames(video, reader=reader, leave_out=leave_out) if progress else None
-    frames = read_frames(video, reader=reader, leave_out=leave_out)
-    with tqdm(frames, total=count, unit="frame", disable=not progress) as bar:
+    with (
+        closing(read_ahead(read_frames(video, reader=reader, leave_out=leave_out))) as frames,
+        tqdm(frames, total=count, unit="frame", disable=not progress) as bar,
+    ):
         yield bar
 
 

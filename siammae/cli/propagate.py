@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from siammae.cli.confidence import Confidence
+from siammae.cli.effort import Effort
 from siammae.cli.given import given_masks
 from siammae.cli.inputs import load_model, overlay_writer, propagation_config, shown_frames
 from siammae.cli.labels import add_label_options, mask_sources
@@ -22,7 +24,7 @@ from siammae.cli.options import (
     say,
 )
 from siammae.cli.results import MaskSink, add_format_option, chosen_formats, file_names
-from siammae.outputs import claim_files, claim_folder
+from siammae.outputs import Beside, claim_files, claim_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -129,10 +131,10 @@ def follow(args: argparse.Namespace, model: SiamMAE | TimmExtractor | None = Non
         }
         given = given_masks(args, sources)
         sink = stack.enter_context(closing(MaskSink(writers, given))) if others else None
-        model = model or load_model(args)
-        config, sure = propagation_config(args, model), Confidence(args.confidence)
+        effort = Effort(model or load_model(args))
+        config, sure = propagation_config(args, effort), Confidence(args.confidence)
         count, ids = write_masks(
-            lambda frames: sure.noted(follow_keyframes(frames, given.maps, model, config, kernels=args.kernels)),
+            lambda frames: sure.noted(follow_keyframes(frames, given.maps, effort, config, kernels=args.kernels)),
             args.video,
             results,
             overlay=results if args.overlay else None,
@@ -152,6 +154,7 @@ def follow(args: argparse.Namespace, model: SiamMAE | TimmExtractor | None = Non
     said += lines
     if args.overlay:
         said.append(f"overlay video: {results.folder / OVERLAY}")
+    said.append(effort.line())
     return count, said + sure.lines(given.maps)
 
 
@@ -170,7 +173,8 @@ def write_masks(
     """Follow a video and write each mask as soon as it is there; returns the number of frames, and the objects.
 
     Results of an earlier run are removed once the first frame has gone well: a shorter video would leave old masks
-    among the new. Masks written before an error stay and are whole; the overlay video appears at the end only.
+    among the new. Masks are rendered and written in a thread beside. Those written before an error stay and are whole;
+    the overlay video appears at the end only.
 
     Args:
         follow: turns frames into their masks.
@@ -191,18 +195,27 @@ def write_masks(
     count, writer = 0, None
     expected = count_frames(video, reader=reader, leave_out=leave_out)
     shown = read_frames(video, reader=reader, leave_out=leave_out) if overlay else iter(())
-    with shown_frames(video, reader, progress=progress, leave_out=leave_out) as frames, ExitStack() as stack:
+
+    def write(result: FrameMasks, index: int) -> None:
+        nonlocal writer
+        labels = result.label_map()
+        if index == 0:
+            masks.clear()
+            film = overlay.path(OVERLAY) if overlay else None
+            writer = stack.enter_context(overlay_writer(film, video, reader))
+        if pictures:
+            write_mask(masks.path(mask_name(index, expected)), labels)
+        if sink:
+            sink.add(result, labels)
+        if writer:
+            writer.write(overlay_masks(next(shown), labels))
+
+    with (
+        shown_frames(video, reader, progress=progress, leave_out=leave_out) as frames,
+        ExitStack() as stack,
+        Beside() as beside,
+    ):
         for result in follow(frames):
-            labels, ids = result.label_map(), result.object_ids
-            if count == 0:
-                masks.clear()
-                film = overlay.path(OVERLAY) if overlay else None
-                writer = stack.enter_context(overlay_writer(film, video, reader))
-            if pictures:
-                write_mask(masks.path(mask_name(count, expected)), labels)
-            if sink:
-                sink.add(result, labels)
-            if writer:
-                writer.write(overlay_masks(next(shown), labels))
-            count += 1
+            beside.do(partial(write, result, count))
+            count, ids = count + 1, result.object_ids
     return count, ids

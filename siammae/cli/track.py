@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import csv
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from siammae.cli.effort import Effort
 from siammae.cli.given import given_points
 from siammae.cli.inputs import load_model, overlay_writer, propagation_config, shown_frames
 from siammae.cli.labels import add_label_options, numbered
@@ -22,7 +24,7 @@ from siammae.cli.options import (
     say,
 )
 from siammae.cli.results import PointSink, add_format_option, chosen_formats
-from siammae.outputs import claim_files, whole
+from siammae.outputs import Beside, claim_files, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -128,10 +130,10 @@ def follow(args: argparse.Namespace, model: SiamMAE | TimmExtractor | None = Non
         }
         given = given_points(args, sources)
         sink = PointSink(writers, given, args.video, args.reader) if writers else None
-        model = model or load_model(args)
-        config = propagation_config(args, model)
+        effort = Effort(model or load_model(args))
+        config = propagation_config(args, effort)
         count = _write_tracks(
-            lambda frames: follow_keypoint_frames(frames, given.frames, model, config, kernels=args.kernels),
+            lambda frames: follow_keypoint_frames(frames, given.frames, effort, config, kernels=args.kernels),
             args.video,
             given.names,
             tracks,
@@ -147,6 +149,7 @@ def follow(args: argparse.Namespace, model: SiamMAE | TimmExtractor | None = Non
         known = f", {len(given.frames)} of them given" if len(given.frames) > 1 else ""
         said.append(f"{len(given.names)} keypoints in {count} frames{known}: {tracks}")
     said += lines
+    said.append(effort.line())
     if args.overlay:
         said.append(f"overlay video: {overlay}")
     elif again and overlay.exists() and not overlay.samefile(args.video):
@@ -174,17 +177,23 @@ def _write_tracks(
         rows = stack.enter_context(_table(output)) if output else None
         writer = stack.enter_context(overlay_writer(overlay, video, reader))
         pictures = read_frames(video, reader=reader) if writer else iter(())
-        for result in follow(stack.enter_context(shown_frames(video, reader, progress=progress))):
+
+        def write(result: FrameKeypoints, index: int) -> None:
             for name, (x, y), sure in zip(names, result.points, result.confidence, strict=True):
                 if rows:
-                    rows.writerow([count, name, f"{x:.2f}", f"{y:.2f}", f"{sure:.3f}"])
+                    rows.writerow([index, name, f"{x:.2f}", f"{y:.2f}", f"{sure:.3f}"])
             if sink:
                 sink.add(result)
             if writer:
                 shown = names if len(names) <= _READABLE_NAMES else None
                 picture = next(pictures)
                 writer.write(overlay_keypoints(picture, result.points, confidence=result.confidence, names=shown))
-            count += 1
+
+        frames = stack.enter_context(shown_frames(video, reader, progress=progress))
+        with Beside() as beside:
+            for result in follow(frames):
+                beside.do(partial(write, result, count))
+                count += 1
         if 1 < count == annotated:
             raise ValueError(
                 f"the points are of all {count} frames, so there is nothing to follow: leave in those that were "

@@ -19,6 +19,8 @@ from siammae.config.settings import (
 )
 
 # Patches. Near a border the label of a rounded cell falls off the grid for less than 0.3; no grid has 100 sigmas.
+# Grey levels; chosen on real clips with and without noise added: benchmarks/token_reuse.md.
+_REUSE = 5.0
 _SIGMAS = {"subpixel": (1e-3, 100.0), "cell": (0.3, 100.0)}
 
 
@@ -68,6 +70,11 @@ class PropagationConfig(Settings):
             (``SiamMAE``).
         pool_keys: the encoder's attention looks at means of so many by so many patches, see ``SiamMAE.extract``; 1 in
             the presets of public codes. Only with an extractor that can (``SiamMAE``, plain ViTs of timm).
+        reuse_threshold: patches whose pixels have changed by no more than so many grey levels since they were last
+            encoded keep their features, see ``siammae.network.token_reuse``; 0 = only where nothing has changed in the
+            whole frame; None = every patch is encoded in every frame, as in all public codes. Only with an extractor
+            that can (``SiamMAE``, plain ViTs of timm).
+        reuse_refresh: with ``reuse_threshold``, everything is encoded anew in every so many frames.
         refine: what is done to a mask when it is rendered, never to the labels that travel: ``"none"``, or
             ``"local-colour"`` = pixels go to the object whose colours around them fit best, see
             ``siammae.propagation.refinement``.
@@ -111,6 +118,8 @@ class PropagationConfig(Settings):
     upsample_to: Literal["frame", "input"] = "frame"
     focus_margin: int | None = None
     pool_keys: int = 1
+    reuse_threshold: float | None = None
+    reuse_refresh: int = 30
     refine: Literal["none", "local-colour"] = "none"
     refine_radius: int = 8
     refine_strength: float = 0.3
@@ -149,6 +158,9 @@ class PropagationConfig(Settings):
             "at least 1, or None",
         )
         check(1 <= self.pool_keys <= 16, "pool_keys", self.pool_keys, "1 to 16")
+        if self.reuse_threshold is not None:
+            check_range("reuse_threshold", self.reuse_threshold, (0, 255))
+        check(self.reuse_refresh >= 1, "reuse_refresh", self.reuse_refresh, "at least 1")
         check_choice("refine", self.refine, ("none", "local-colour"))
         check_choice("neighborhood", self.neighborhood, ("disk", "closed_disk", "square"))
         check_choice("resize_side", self.resize_side, ("short", "long"))
@@ -192,6 +204,11 @@ class PropagationConfig(Settings):
             known = ", ".join(f"{preset} for {data}" for preset, data in PRESETS)
             raise ValueError(f"no preset {name!r} for {dataset!r}: known are {known}.") from None
 
+    def is_public(self) -> bool:
+        """Tell whether these are the rules of a preset, at whatever input size."""
+        sides = {"resize": self.resize, "resize_side": self.resize_side}
+        return any(self == type(self)(**{**fields, **sides}) for fields in PRESETS.values())
+
     @classmethod
     def recommended(
         cls, extractor: object, quality: Literal["fast", "balanced", "best"] = "balanced"
@@ -214,13 +231,14 @@ class PropagationConfig(Settings):
         patches, changes = QUALITIES[quality]
         own: PropagationConfig = getattr(extractor, "propagation", None) or cls()
         side = {"resize": patches * getattr(extractor, "patch_size"), "resize_side": "short"}  # noqa: B009
-        rules = own.replace(**{"refine": "local-colour", "pool_keys": 2, **side, **changes})
+        rules = own.replace(**{"refine": "local-colour", "pool_keys": 2, "reuse_threshold": _REUSE, **side, **changes})
         return rules.for_extractor(extractor)
 
     def for_extractor(self, extractor: object) -> Self:
-        """Return these rules without what an extractor cannot do: a focus, pooled keys."""
+        """Return these rules without what an extractor cannot do: a focus, pooled keys, token reuse."""
         known: frozenset[str] = getattr(extractor, "extract_options", frozenset())
         return self.replace(
             focus_margin=self.focus_margin if "region" in known else None,
             pool_keys=self.pool_keys if "pool_keys" in known else 1,
+            reuse_threshold=self.reuse_threshold if "reuse" in known else None,
         )

@@ -52,7 +52,7 @@ class Comparison:
 
     Attributes:
         results: one for each row, or one for each row and size of the scored masks. ``details`` of each names its
-            ``label``, ``rules``, ``inputs`` (sizes ``[H, W]`` of the network's input), ``patch_size`` and
+            ``label``, ``rules``, ``inputs`` (sizes ``[H, W]`` of the network's input), ``patch_size``, ``dtype`` and
             ``changed_input``: whether frames enter otherwise than the rules have it.
         seconds: of the whole run.
     """
@@ -265,6 +265,7 @@ def _details(entry: Entry, config: PropagationConfig, sizes: Sequence[tuple[int,
         "rules": entry.rules,
         "inputs": [list(size) for size in sorted({network_input(entry.model, config, size) for size in sizes})],
         "patch_size": entry.model.patch_size,
+        "dtype": str(getattr(entry.model, "dtype", "float32")).removeprefix("torch."),
         "changed_input": config != entry.config,
     }
 

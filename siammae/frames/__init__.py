@@ -2,11 +2,12 @@
 
 The container decides the layout, sizes never do: NumPy is channels-last, torch is channels-first. OpenCV's BGR never
 leaves this package. In the order of the data: ``files`` (paths), ``images`` (image files and folders of them), ``rgb``
-(one frame), ``reading`` (a whole video), ``readers`` (chosen frames of a file, by OpenCV, PyAV or torchcodec),
-``containers`` (what a video file's own bytes say), ``flow`` (how two frames differ), ``pasting`` (pieces of one in
-another), ``writing`` (pictures and videos out).
+(one frame), ``reading`` (a whole video), ``ahead`` (in a thread), ``readers`` (chosen frames of a file, by OpenCV, PyAV
+or torchcodec), ``containers`` (what a video file's own bytes say), ``flow`` (how two frames differ), ``pasting``
+(pieces of one in another), ``writing`` (pictures and videos out).
 """
 
+from siammae.frames.ahead import read_ahead
 from siammae.frames.files import PathLike, VideoEndError
 from siammae.frames.flow import find_flow
 from siammae.frames.images import IMAGE_SUFFIXES, PICTURE_SUFFIXES, decode_image, open_image, open_page
@@ -36,6 +37,7 @@ __all__ = [
     "open_page",
     "open_reader",
     "paste_piece",
+    "read_ahead",
     "read_frames",
     "require_reader",
     "resize_frame",

@@ -88,7 +88,7 @@ class PyAVReader:
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yield frames with their numbers, which rise."""
         start = 0
-        timeline = _timeline_of(self._path) if _leaves_gaps(numbers) else None
+        timeline = timeline_of(self._path) if _leaves_gaps(numbers) else None
         if timeline is not None and numbers[-1] < len(timeline.stamps):
             for number, frame in self._sought(numbers, timeline):
                 yield number, self._rgb(frame, number)
@@ -96,7 +96,7 @@ class PyAVReader:
         if start < len(numbers):
             yield from self._counted(numbers[start:])
 
-    def _sought(self, numbers: Sequence[int], timeline: _Timeline) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _sought(self, numbers: Sequence[int], timeline: Timeline) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yield frames for as long as their timestamps prove which they are."""
         decoding: Iterator[av.VideoFrame] = iter(())
         position = -1  # number of the frame decoded last
@@ -183,8 +183,9 @@ class PyAVReader:
             self._lost = 0 if frames else self._lost + (packet.size > SKIP_PACKET_BYTES)
             begun = begun or bool(frames)
             for frame in frames:
-                if frame.key_frame or "DISPLAYMATRIX" in frame.side_data:  # H.264 says it once for those that follow
-                    self._turn = _display_matrix(frame)
+                matrix = _display_matrix(frame)
+                if frame.key_frame or matrix:  # H.264 says it once for those that follow
+                    self._turn = matrix
                 yield frame
 
     def _check_ending(self, taken: int, seconds: float) -> None:
@@ -258,7 +259,9 @@ def _decode_pictures(path: Path, *, sparsely: bool) -> Iterator[Picture]:
             return
 
 
-class _Timeline(NamedTuple):
+class Timeline(NamedTuple):
+    """The timestamps of a file."""
+
     stamps: NDArray[np.int64]  # of every frame, rising
     keys: NDArray[np.int64]  # numbers of the key frames, rising from 0
 
@@ -277,13 +280,14 @@ def _leaves_gaps(numbers: Sequence[int]) -> bool:
     return len(numbers) > 0 and numbers[-1] >= _SEEK_FROM
 
 
-def _timeline_of(path: Path) -> _Timeline | None:
+def timeline_of(path: Path) -> Timeline | None:
+    """Return the timestamps of a file's frames; None where they do not tell which frame is which."""
     status = path.stat()
     return _list_stamps(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=64)
-def _list_stamps(path: Path, changed: int, size: int) -> _Timeline | None:
+def _list_stamps(path: Path, changed: int, size: int) -> Timeline | None:
     """List a file's timestamps from its packets, undecoded; None where they do not tell which frame is which."""
     av = load()
     container, stream = _open(path)
@@ -302,7 +306,7 @@ def _list_stamps(path: Path, changed: int, size: int) -> _Timeline | None:
     ordered = np.unique(np.array(stamps, np.int64))
     numbers = np.searchsorted(ordered, np.sort(np.array(keys, np.int64)))
     proper = len(ordered) == len(stamps) > 0 and len(numbers) > 0 and numbers[0] == 0
-    return _Timeline(ordered, numbers) if proper else None
+    return Timeline(ordered, numbers) if proper else None
 
 
 def _any_titles(av: Any) -> dict[str, str]:  # noqa: ANN401 -- a module
@@ -312,7 +316,9 @@ def _any_titles(av: Any) -> dict[str, str]:  # noqa: ANN401 -- a module
 
 def _display_matrix(frame: av.VideoFrame) -> list[int]:
     """Return its nine numbers by rows, none if the frame is shown as stored."""
-    shown: Any = frame.side_data.get("DISPLAYMATRIX")
+    # Not frame.side_data, which the frame keeps and which keeps the frame: 200 of them would wait for Python's garbage
+    # collector, 600 MB of 1080p.
+    shown: Any = load().sidedata.sidedata.SideDataContainer(frame).get("DISPLAYMATRIX")
     return np.frombuffer(bytes(shown), np.int32).tolist() if shown else []
 
 

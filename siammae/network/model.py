@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any, Self
@@ -18,11 +19,16 @@ from siammae.errors import CheckpointError
 from siammae.features import extract_features, normalize
 from siammae.frames import PathLike, VideoSource
 from siammae.network.defaults import float32_on_cpu
+from siammae.network.dtypes import Dtype, choose_dtype
 from siammae.network.pooled_keys import pooled_keys
 from siammae.network.pretraining_model import PretrainingModel
 from siammae.network.shapes import tensor_shapes
+from siammae.network.siam_trunk import SiamTrunk
+from siammae.network.token_reuse import TokenStream, reuses_tokens
 from siammae.network.vit import sincos_position
 from siammae.network.whitening import Whitening
+
+logger = logging.getLogger(__name__)
 
 
 class SiamMAE(PretrainingModel):
@@ -39,12 +45,13 @@ class SiamMAE(PretrainingModel):
         propagation: recommended label propagation.
     """
 
-    extract_options = frozenset({"region", "pool_keys", "cls"})  # that not every extractor has
+    extract_options = frozenset({"region", "pool_keys", "cls", "reuse"})  # that not every extractor has
 
     def __init__(self, config: ModelConfig | None = None, *, propagation: PropagationConfig | None = None) -> None:
         super().__init__(config or ModelConfig())
         self.propagation = propagation
         self.name = "random"
+        self._rounded = False  # from_pretrained chose a coarser dtype, which nobody asked for
 
     @classmethod
     def from_pretrained(
@@ -53,7 +60,7 @@ class SiamMAE(PretrainingModel):
         *,
         revision: str | None = None,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: Dtype = "auto",
         cache_dir: PathLike | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
@@ -65,7 +72,8 @@ class SiamMAE(PretrainingModel):
             name: a bundled name, a folder, or ``owner/name`` on the Hugging Face Hub.
             revision: branch, tag or commit on the Hub.
             device: where the weights go.
-            dtype: float32, bfloat16 or float16.
+            dtype: float32, bfloat16, float16, or ``"auto"`` = the faster of the first two here, see
+                :func:`siammae.network.dtypes.choose_dtype`. Ask for float32 to train, or to save the weights again.
             cache_dir: where downloads are kept; None = the Hub client's own cache.
             token: for private repositories.
             local_files_only: use the cache, never the network.
@@ -98,7 +106,18 @@ class SiamMAE(PretrainingModel):
             load_strictly(model, tensors, source=str(folder / hub.WEIGHTS_FILE))
             model._check_position(str(folder))
         model.name = str(name)
-        return model.to(device=device, dtype=dtype).eval()
+        chosen = choose_dtype(dtype, device)
+        model._rounded = dtype == "auto" and chosen != torch.float32
+        return model.to(device=device, dtype=chosen).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, as PyTorch's modules do; weights that ``dtype="auto"`` rounded are no good start."""
+        if mode and self._rounded:
+            logger.warning(
+                "%s was loaded in %s, for inference: to train it, load it with dtype=torch.float32.",
+                *(self.name, self.dtype),
+            )
+        return super().train(mode)
 
     def _check_position(self, source: str) -> None:
         """Refuse a position table that is not the one recomputed at other sizes: it would be wrong silently."""
@@ -145,7 +164,8 @@ class SiamMAE(PretrainingModel):
             cls: return the CLS token of each frame instead, which is never whitened.
 
         Returns:
-            ``(T, C, h, w)`` on the model's device, in its dtype, without CLS; with ``cls``, CLS alone: ``(T, C)``.
+            ``(T, C, h, w)`` on the model's device, without CLS; with ``cls``, CLS alone: ``(T, C)``. In the model's
+            dtype, or in float32 where ``dtype="auto"`` chose that.
 
         Raises:
             ValueError: frames or options are refused.
@@ -153,7 +173,7 @@ class SiamMAE(PretrainingModel):
         """
         last = self.encoder.check_layer(layer) == self.config.depth - 1
         whitening = self.whitening if whiten and last and norm else None
-        return extract_features(
+        features = extract_features(
             frames,
             lambda images: self._encode(
                 images, layer, norm, pixel_std or self.config.pixel_std, whitening, region, pool_keys, cls
@@ -163,6 +183,7 @@ class SiamMAE(PretrainingModel):
             resize=resize,
             batch_size=batch_size,
         )
+        return features.float() if self._rounded else features
 
     def _encode(
         self,
@@ -194,6 +215,30 @@ class SiamMAE(PretrainingModel):
         if region is not None:
             maps = F.pad(maps, (0, 0, left, w - right, top, h - bottom))
         return maps.permute(0, 3, 1, 2)
+
+    def open_stream(
+        self,
+        *,
+        threshold: float,
+        refresh: int = 30,
+        pool_keys: int = 1,
+        pixel_std: tuple[float, float, float] | None = None,
+    ) -> TokenStream:
+        """Return what turns one stream's frames into features, and computes again only what has changed.
+
+        Args:
+            threshold: see :class:`siammae.network.token_reuse.TokenStream`.
+            refresh: likewise.
+            pool_keys: see :meth:`extract`.
+            pixel_std: likewise.
+
+        Raises:
+            ValueError: an option is out of range, or a block is none of timm's plain ones.
+        """
+        if not reuses_tokens(self.encoder.blocks):
+            raise ValueError("token reuse needs timm's plain blocks without hooks: pass reuse_threshold=None.")
+        trunk = SiamTrunk(self, pixel_std)
+        return TokenStream(trunk, threshold=threshold, refresh=refresh, pool_keys=pool_keys)
 
     def fit_whitening(
         self, frames: VideoSource, *, resize: int | tuple[int, int] | None = None, epsilon: float = 0.01
@@ -232,7 +277,15 @@ class SiamMAE(PretrainingModel):
 
         Returns:
             The folder, loadable by :meth:`from_pretrained`.
+
+        Raises:
+            ValueError: ``dtype`` is None, and :meth:`from_pretrained` has rounded the weights by its own choice.
         """
+        if dtype is None and self._rounded:
+            raise ValueError(
+                f"the weights were rounded to {self.dtype} when they were loaded: load them with "
+                f"from_pretrained(..., dtype=torch.float32) to store them whole, or pass dtype={self.dtype}."
+            )
         tensors = {name: tensor.to(dtype or tensor.dtype) for name, tensor in self.state_dict().items()}
         config: dict[str, Any] = {"model": self.config.to_dict()}
         if self.propagation is not None:

@@ -2,24 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Self
 
+import numpy as np
 import timm
 import torch
+from numpy.typing import NDArray
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from siammae.checkpoints.hub import loading_errors
 from siammae.config import PropagationConfig
 from siammae.errors import CheckpointError, one_line
-from siammae.features import extract_features, normalize
+from siammae.features import extract_features, normalize, to_batch
 from siammae.frames import VideoSource
 from siammae.network.cpu_layers import faster_products, pools_keys, use_cpu_layers
 from siammae.network.defaults import float32_on_cpu
+from siammae.network.dtypes import Dtype, choose_dtype
 from siammae.network.pooled_keys import pooled_keys
+from siammae.network.token_reuse import TokenStream, reuses_tokens
 
 PREFIX = "timm/"
 _META_TAGS = (".lvd1689m", ".sat493m")  # of DINOv3's own weights
+
+
+@dataclass(frozen=True, slots=True)
+class _Trunk:
+    """The network as token reuse needs it."""
+
+    extractor: TimmExtractor
+    pixel_std: tuple[float, float, float] | None
+
+    @property
+    def patch_size(self) -> int:
+        return self.extractor.patch_size
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        own = self.extractor
+        return list(own.model.blocks)[: own.check_layer(own.layer) + 1]
+
+    @property
+    def prefix(self) -> int:
+        return int(self.extractor.model.num_prefix_tokens)
+
+    def embed(self, frame: NDArray[np.uint8], region: tuple[int, int, int, int]) -> Tensor:
+        own = self.extractor
+        own.check_size((frame.shape[0], frame.shape[1]))
+        pixels = normalize(to_batch([frame], own.device), own.pixel_mean, self.pixel_std or own.pixel_std, own.dtype)
+        tokens: Tensor = own.model.norm_pre(own.model._pos_embed(own.model.patch_embed(pixels)))
+        if region == (0, 0, frame.shape[0] // own.patch_size, frame.shape[1] // own.patch_size):
+            return tokens[0]
+        raise ValueError(f"region is {region}, but {own.name} encodes whole frames only.")
+
+    def encode(self, frame: NDArray[np.uint8], region: tuple[int, int, int, int] | None, pool_keys: int) -> Tensor:
+        if region is not None:
+            raise ValueError(f"region is {region}, but {self.extractor.name} encodes whole frames only.")
+        features = self.extractor.extract(frame[None], pool_keys=pool_keys, pixel_std=self.pixel_std)[0]
+        return features.to(self.extractor.dtype)
+
+    def finish(self, tokens: Tensor) -> Tensor:
+        own = self.extractor
+        return own.model.norm(tokens) if own.norm else tokens
 
 
 class TimmExtractor:
@@ -66,6 +113,7 @@ class TimmExtractor:
         self.model: Any = model.to(device=device, dtype=dtype).eval()
         self.layer, self.norm, self.propagation = layer, norm, propagation
         self.name = name or str(cfg.get("architecture") or type(model).__name__)
+        self._rounded = False  # from_pretrained chose a coarser dtype, which nobody asked for
         self.check_layer(layer)
         use_cpu_layers(self.model)
 
@@ -76,7 +124,7 @@ class TimmExtractor:
         *,
         pretrained: bool = True,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: Dtype = "auto",
         layer: int = -1,
         norm: bool = True,
         **options: Any,  # noqa: ANN401 -- those of timm
@@ -91,7 +139,7 @@ class TimmExtractor:
             name: e.g. ``"timm/vit_small_patch16_224.dino"``; the part ``timm/`` may be left out.
             pretrained: False = random weights.
             device: where it goes; None = the CPU.
-            dtype: None = float32.
+            dtype: see :meth:`siammae.SiamMAE.from_pretrained`.
             layer: see the class.
             norm: see the class.
             **options: for ``timm.create_model``.
@@ -114,19 +162,25 @@ class TimmExtractor:
                 "the network and its proxy, copy timm's cache from a machine that has them, or replace a damaged copy: "
                 f"hf download {PREFIX}{timm_name} --force-download."
             ) from error
-        extractor = cls(model, device=device, dtype=dtype, layer=layer, norm=norm, name=PREFIX + timm_name)
+        chosen = choose_dtype(dtype, device)
+        extractor = cls(model, device=device, dtype=chosen, layer=layer, norm=norm, name=PREFIX + timm_name)
+        extractor._rounded = dtype == "auto" and chosen != torch.float32
         if "dinov3" in timm_name and timm_name.endswith(_META_TAGS):
             _round_periods(extractor.model.rope)
         return extractor
 
     @property
     def extract_options(self) -> frozenset[str]:
-        """Options of :meth:`extract` that not every extractor has.
+        """What not every extractor can.
 
-        ``"pool_keys"`` with timm's plain attention, ``"cls"`` where the network has a CLS token.
+        ``"pool_keys"`` with timm's plain attention, ``"reuse"`` with plain blocks, ``"cls"`` with a CLS token.
         """
         pooling = all(pools_keys(getattr(block, "attn", None)) for block in self.model.blocks)
-        return frozenset(["pool_keys"] * pooling + ["cls"] * (getattr(self.model, "cls_token", None) is not None))
+        classes = getattr(self.model, "cls_token", None) is not None
+        return frozenset(["pool_keys"] * pooling + ["reuse"] * self._reuses() + ["cls"] * classes)
+
+    def _reuses(self) -> bool:
+        return isinstance(self.model, VisionTransformer) and reuses_tokens(self.model.blocks)
 
     @property
     def device(self) -> torch.device:
@@ -164,7 +218,8 @@ class TimmExtractor:
             cls: return the CLS token of each frame instead; for networks that have one.
 
         Returns:
-            ``(T, C, h, w)`` on the model's device, in its dtype; with ``cls``, ``(T, C)``.
+            ``(T, C, h, w)`` on the model's device; with ``cls``, ``(T, C)``. In the model's dtype, or in float32 where
+            ``dtype="auto"`` chose that.
 
         Raises:
             ValueError: frames or options are refused, or the model takes one size only and this is another.
@@ -179,7 +234,7 @@ class TimmExtractor:
         std = pixel_std or self.pixel_std
 
         def encode(images: Tensor) -> Tensor:
-            self._check_size((images.shape[-2], images.shape[-1]))
+            self.check_size((images.shape[-2], images.shape[-1]))
             pixels = normalize(images, self.pixel_mean, std, self.dtype)
             grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
             with faster_products(self.dtype), pooled_keys(pool_keys, grid, self.model.num_prefix_tokens):
@@ -194,9 +249,28 @@ class TimmExtractor:
             features: Tensor = found[1][:, 0] if cls else found
             return features
 
-        return extract_features(
+        features = extract_features(
             frames, encode, patch_size=self.patch_size, device=self.device, resize=resize, batch_size=batch_size
         )
+        return features.float() if self._rounded else features
+
+    def open_stream(
+        self,
+        *,
+        threshold: float,
+        refresh: int = 30,
+        pool_keys: int = 1,
+        pixel_std: tuple[float, float, float] | None = None,
+    ) -> TokenStream:
+        """Return what turns one stream's frames into features, see :meth:`siammae.SiamMAE.open_stream`.
+
+        Raises:
+            ValueError: an option is out of range, or the network has other blocks than timm's plain ones.
+        """
+        if not self._reuses():
+            raise ValueError(f"{self.name} has other blocks than timm's plain ones: pass reuse_threshold=None.")
+        trunk = _Trunk(self, pixel_std)
+        return TokenStream(trunk, threshold=threshold, refresh=refresh, pool_keys=pool_keys)
 
     def check_layer(self, layer: int) -> int:
         """Return the block's index counted from 0.
@@ -209,7 +283,12 @@ class TimmExtractor:
             raise ValueError(f"layer is {layer}: {self.name} has {depth} blocks, so it must be in [{-depth}, {depth}).")
         return layer % depth
 
-    def _check_size(self, size: tuple[int, int]) -> None:
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Refuse frames of another size than the one that the network takes.
+
+        Raises:
+            ValueError: it takes one size only, and this is another.
+        """
         own = self.model.patch_embed.img_size
         if not getattr(self.model, "dynamic_img_size", False) and own is not None and size != tuple(own):
             raise ValueError(

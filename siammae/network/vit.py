@@ -172,6 +172,11 @@ class Encoder(nn.Module):
             return tokens + self.position(grid).to(tokens.dtype)
         return tokens + placed_position(grid, self.config.embed_dim, placing).to(tokens.dtype)
 
+    def prefix(self) -> Tensor:
+        """Return the tokens before the patches, ``(1, 1 + registers, C)``: CLS and registers."""
+        cls = self.cls_token if self.reg_token is not None else self.cls_token + self.pos_embed[:, :1]
+        return cls if self.reg_token is None else torch.cat([cls, self.reg_token], dim=1)
+
     def forward(self, tokens: Tensor, *, layer: int = -1, norm: bool = True) -> Tensor:
         """Run the blocks over patch tokens.
 
@@ -183,8 +188,7 @@ class Encoder(nn.Module):
         Returns:
             ``(B, 1 + n, C)``; the first token is CLS, registers are left out.
         """
-        cls = self.cls_token if self.reg_token is not None else self.cls_token + self.pos_embed[:, :1]
-        prefix = cls if self.reg_token is None else torch.cat([cls, self.reg_token], dim=1)  # (1, 1+R, C)
+        prefix = self.prefix()
         x = torch.cat([prefix.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)  # (B, 1+R+n, C)
         for block in list(self.blocks)[: self.check_layer(layer) + 1]:
             x = run_block(block, x)

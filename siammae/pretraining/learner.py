@@ -137,7 +137,7 @@ def _make_model(config: PretrainConfig, *, random: bool) -> SiamMAE:
     with torch.random.fork_rng(devices=[]), float32_on_cpu():
         torch.manual_seed(config.seed)
         fresh = random or config.init is None
-        model = SiamMAE(config.model) if fresh else SiamMAE.from_pretrained(config.init or "")
+        model = SiamMAE(config.model) if fresh else SiamMAE.from_pretrained(config.init or "", dtype=torch.float32)
     model.drop_whitening()  # it belongs to the weights before training
     if model.config != config.model:
         raise ValueError(f"init={config.init!r} is a network of {model.config}, but model is {config.model}.")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siammae.config import PropagationConfig
-from siammae.features import FeatureExtractor, input_size
+from siammae.features import FeatureExtractor, FeatureStream, input_size
 from siammae.frames import FrameSource, resize_frame, to_rgb
 from siammae.propagation.affinity import (
     FrameFeatures,
@@ -158,6 +158,7 @@ class Stream:
         self.frame_index = 0
         self.frame_size: Size | None = None
         self.device = torch.device("cpu")
+        self.tokens: FeatureStream | None = None
 
     def open_frame(self, frame: FrameSource) -> tuple[NDArray[np.uint8], Size]:
         """Read a frame and check that it has the size of those before."""
@@ -183,15 +184,9 @@ class Stream:
             round_both=config.round_both,
         )
         resized = resize_frame(rgb, size, interpolation=config.interpolation)
-        # Presets that fix the normalisation say so; any other extractor need not know the argument.
-        options: dict[str, Any] = {} if config.pixel_std is None else {"pixel_std": config.pixel_std}
         patch = self.extractor.patch_size
         region = focus.look((size[0] // patch, size[1] // patch)) if focus else None
-        if region:
-            options["region"] = region
-        if config.pool_keys > 1:
-            options["pool_keys"] = config.pool_keys
-        features = self.extractor.extract(resized[None], **options)[0]
+        features = self._extract(resized, region)
         if not features.isfinite().all():
             raise ValueError(
                 f"the features of frame {self.frame_index} have NaN or infinite values: check the weights, "
@@ -204,6 +199,24 @@ class Stream:
         # Refused now, not at the second frame.
         backend_for(frame.tensor, kernels=self.kernels, **self._window(self.queue.pinned))
         return EncodedFrame((rgb.shape[0], rgb.shape[1]), frame, resized, region)
+
+    def _extract(self, frame: NDArray[np.uint8], region: Region | None) -> Tensor:
+        """Return the features of a resized frame ``(C, h, w)``."""
+        config = self.config
+        # Presets that fix the normalisation say so; any other extractor need not know the argument.
+        options: dict[str, Any] = {} if config.pixel_std is None else {"pixel_std": config.pixel_std}
+        if config.pool_keys > 1:
+            options["pool_keys"] = config.pool_keys
+        if config.reuse_threshold is None:
+            if region:
+                options["region"] = region
+            return self.extractor.extract(frame[None], **options)[0]
+        if self.tokens is None:
+            extractor: Any = self.extractor  # one with the option "reuse" has open_stream
+            self.tokens = extractor.open_stream(
+                threshold=config.reuse_threshold, refresh=config.reuse_refresh, **options
+            )
+        return self.tokens.extract(frame, region=region)
 
     def label_grid(self, features: FrameFeatures) -> Size:
         """Return the grid of labels: that of the patches, each in ``cells`` x ``cells``."""
@@ -258,13 +271,16 @@ class Stream:
 
 def _check_options(extractor: FeatureExtractor, config: PropagationConfig) -> None:
     """Refuse rules that ask an extractor for what it has not."""
+    name = getattr(extractor, "kind", type(extractor).__name__)
     known: frozenset[str] = getattr(extractor, "extract_options", frozenset())
-    for option, field, off in (("region", "focus_margin", None), ("pool_keys", "pool_keys", 1)):
+    for option, field, off in (
+        ("region", "focus_margin", None),
+        ("pool_keys", "pool_keys", 1),
+        ("reuse", "reuse_threshold", None),
+    ):
         given = getattr(config, field)
         if given != off and option not in known:
-            raise ValueError(
-                f"{field} is {given}, but {type(extractor).__name__}.extract knows no {option!r}: pass {field}={off}."
-            )
+            raise ValueError(f"{field} is {given}, but {name}.extract knows no {option!r}: pass {field}={off}.")
 
 
 class StreamPropagator:
@@ -284,6 +300,12 @@ class StreamPropagator:
     def config(self) -> PropagationConfig:
         """The rules in use."""
         return self._stream.config
+
+    @property
+    def encoded_share(self) -> float:
+        """Part of the patches, of those near the objects with a focus, that was encoded so far: 1 without reuse."""
+        tokens = self._stream.tokens
+        return tokens.computed / tokens.asked if tokens and tokens.asked else 1.0
 
     @in_turn
     def reset(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -19,9 +20,9 @@ from siammae.annotations.model import Annotations, VideoObject
 from siammae.checkpoints.hub import DEFAULT_WEIGHTS
 from siammae.config import PropagationConfig
 from siammae.features import FeatureExtractor
-from siammae.frames import PathLike, VideoSource, count_frames, read_frames
+from siammae.frames import PathLike, VideoSource, count_frames, read_ahead, read_frames
 from siammae.network.loading import load_extractor
-from siammae.outputs import claim_folder
+from siammae.outputs import Beside, claim_folder
 from siammae.propagation.affinity import Kernels
 from siammae.propagation.keyframes import follow_keyframes, follow_keypoint_frames
 from siammae.propagation.keypoint_propagator import FrameKeypoints
@@ -148,7 +149,9 @@ def follow_masks(
     """
     given = masks if isinstance(masks, Mapping) else {0: masks}
     frames = _shown(video, progress, [mask for mask in given.values() if isinstance(mask, str | os.PathLike)])
-    yield from follow_keyframes(frames, given, load_extractor(model), config, object_ids=object_ids, kernels=kernels)
+    yield from follow_keyframes(
+        frames, given, load_extractor(model, config), config, object_ids=object_ids, kernels=kernels
+    )
 
 
 def propagate_masks(
@@ -193,10 +196,15 @@ def propagate_masks(
     labels: list[NDArray[np.uint8]] = []
     sure: list[dict[int, float]] = []
     ids: tuple[int, ...] = ()
-    for result in results:
+
+    def take(result: FrameMasks) -> None:
         labels.append(result.label_map())
         sure.append(dict(zip(result.object_ids, result.confidence.tolist(), strict=True)))
-        ids = result.object_ids
+
+    with Beside() as beside:
+        for result in results:
+            beside.do(partial(take, result))
+            ids = result.object_ids
     # An object that came later was not known in the frames before: nothing is sure of it there.
     confidence = np.array([[frame.get(i, np.nan) for i in ids] for frame in sure], np.float32)
     return VideoMasks(np.stack(labels), ids, confidence)
@@ -220,7 +228,9 @@ def follow_keypoints(
         Points ``(N, 2)`` and confidence ``(N,)``, the annotated frames included.
     """
     given = keypoints if isinstance(keypoints, Mapping) else {0: keypoints}
-    yield from follow_keypoint_frames(_shown(video, progress), given, load_extractor(model), config, kernels=kernels)
+    yield from follow_keypoint_frames(
+        _shown(video, progress), given, load_extractor(model, config), config, kernels=kernels
+    )
 
 
 def propagate_keypoints(
@@ -265,4 +275,6 @@ def _shown(video: VideoSource, progress: bool, leave_out: Collection[PathLike] =
     """Read a video under a bar; files of its folder that are masks are no frames."""
     count = count_frames(video, leave_out=leave_out) if progress else None
     frames = read_frames(video, leave_out=leave_out)
+    if isinstance(video, str | os.PathLike):
+        frames = read_ahead(frames)
     return cast(Iterable[NDArray[np.uint8]], tqdm(frames, total=count, unit="frame", disable=not progress))

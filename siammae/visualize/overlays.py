@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,15 +34,21 @@ def label_color(object_id: int) -> tuple[int, int, int]:
 
 
 def overlay_masks(
-    frame: NDArray[np.uint8], labels: NDArray[np.uint8], *, alpha: float = 0.5, outline: bool = True
+    frame: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    *,
+    alpha: float = 0.5,
+    outline: bool = True,
+    colors: Mapping[int, tuple[int, int, int]] | None = None,
 ) -> NDArray[np.uint8]:
-    """Mix the objects of a label map over a frame, each in its DAVIS colour.
+    """Mix the objects of a label map over a frame, each in its DAVIS colour or the one that is given for it.
 
     Args:
         frame: RGB, ``(H, W, 3)``, uint8.
         labels: object ids, ``(H, W)``, uint8. 0 leaves the frame as it is; 255 (void) is hatched in grey.
         alpha: share of the colour, from 0 (frame only) to 1 (colour only).
         outline: draw a line of one pixel, in a lighter tint, just inside the border of each object.
+        colors: red, green and blue, each 0 to 255, of objects that are to have other colours than DAVIS's.
 
     Returns:
         The picture, ``(H, W, 3)``, uint8.
@@ -56,11 +62,12 @@ def overlay_masks(
     check(valid, f"labels must be (H, W) uint8 ids of the frame's size, got {got}. Resize with nearest neighbour.")
     check(0 <= alpha <= 1, f"alpha is {alpha}: it must be from 0 (frame only) to 1 (colour only).")
     picture = frame.astype(np.float32)
-    picture += (_label_colors(labels) - picture) * (alpha * (labels > 0)[..., None])
+    palette = _palette(colors or {})
+    picture += (_label_colors(labels, palette) - picture) * (alpha * (labels > 0)[..., None])
     if outline:
         edge = _inner_edge(labels)
         # The palette is dark (object 1 is a half-bright red): only a tint stands out from dark clothes.
-        picture[edge] = 0.4 * _palette()[labels[edge]] + 0.6 * 255
+        picture[edge] = 0.4 * palette[labels[edge]] + 0.6 * 255
     return to_uint8(picture)
 
 
@@ -106,13 +113,16 @@ def overlay_keypoints(
     return to_uint8(canvas)
 
 
-def _palette() -> NDArray[np.float32]:
-    return davis_colours().astype(np.float32)
+def _palette(colors: Mapping[int, tuple[int, int, int]]) -> NDArray[np.float32]:
+    palette = davis_colours().astype(np.float32)
+    for object_id, color in colors.items():
+        palette[object_id] = color
+    return palette
 
 
-def _label_colors(labels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _label_colors(labels: NDArray[np.uint8], palette: NDArray[np.float32]) -> NDArray[np.float32]:
     """Colour of each pixel, ``(H, W, 3)``: the palette's, or grey diagonal stripes for void."""
-    colors = _palette()[labels]
+    colors = palette[labels]
     y, x = np.nonzero(labels == VOID)
     colors[y, x] = np.where((x + y) % 8 < 4, 225, 105)[:, None]
     return colors

@@ -21,6 +21,7 @@ import siammae
 from siammae.cli import _parser, main
 from siammae.frames import write_image
 from siammae.outputs import MARKER, WAY_OUT, claim_files, hold_folder
+from tests.annotate.projects import draw, session
 from tests.convert.foreign import foreign_tensors
 from tests.evaluation.toy import write_davis
 from tests.helpers import moving_square, tiny_model, write_video
@@ -113,10 +114,16 @@ CASES = {
     "convert": Case(["{in}/vit/model.safetensors", "-o", "{out}"], "c", "vit", "README.md"),
     "relabel": Case(["{in}/labels.json", "{out}", "--format", "coco"], "l.json", "labels.json"),
     "relabel folder": Case(["{in}/masks", "{out}", "--format", "yolo"], "l", "masks", "labels/0.txt"),
+    "export": Case(["{in}/project", "--format", "coco", "-o", "{out}"], "e.json", "project/project.json"),
+    "export folder": Case(["{in}/project", "--format", "yolo", "-o", "{out}"], "e", "project", "labels/0.txt"),
+    "export overlay": Case(["{in}/project", "--overlay", "-o", "{out}"], "e.mp4", "clip.mp4"),
 }
 NAMED_BY_SETTINGS = {"extract many", "propagate list", "track list"}  # their results
 WRITE_NOTHING = {"models", "info", "formats", "upload"}
-WITHOUT_MODEL = {"shard", "pretrain", "convert", "relabel"}
+# It runs until it is stopped, goes on with what is there, and replaces nothing: tests/annotate/test_command.py has its
+# signals, kills, and a second one on the same project.
+GOES_ON = {"annotate"}
+WITHOUT_MODEL = {"shard", "pretrain", "convert", "relabel", "export"}
 
 
 class Finished(NamedTuple):
@@ -148,6 +155,9 @@ def inputs(tmp_path_factory):
     write_davis(folder / "DAVIS", (("a", 3), ("b", 3)))
     tiny_model().save_pretrained(folder / "model")
     make_clips(folder / "clips", 2)
+    with session(folder / "project", folder / "clip.mp4") as project:
+        for index, mask in enumerate(masks):
+            draw(project, index, mask)
     (folder / "masks.csv").write_text("video,mask\nclip.mp4,mask.png\nframes,mask.png\n")
     (folder / "points.csv").write_text("video,points\nclip.mp4,p.csv\nframes,p.csv\n")
     (folder / "vit").mkdir()
@@ -206,12 +216,12 @@ def leftovers(folder):
 
 def test_every_command_is_listed():
     (commands,) = [action for action in _parser()._actions if action.dest == "command"]
-    assert set(commands.choices) == {name.partition(" ")[0] for name in CASES} | WRITE_NOTHING
+    assert set(commands.choices) == {name.partition(" ")[0] for name in CASES} | WRITE_NOTHING | GOES_ON
     for name, parser in commands.choices.items():
         deeper = [action for action in parser._actions if action.dest == "dataset" and isinstance(action.choices, dict)]
         for one in [parser, *(two for action in deeper for two in action.choices.values())]:
             assert ("--overwrite" in one.format_help()) == (
-                name not in WRITE_NOTHING and not (deeper and one is parser)
+                name not in WRITE_NOTHING | GOES_ON and not (deeper and one is parser)
             )
 
 

@@ -332,11 +332,12 @@ def test_preset_equals_the_published_protocol(name, dataset, rules):
         "refine": "none",
         "focus_margin": None,
         "pool_keys": 1,
+        "reuse_threshold": None,
         "center_features": False,
     }  # no public code has finer masks than its patches
     assert {field: got[field] for field in rules} == rules
     assert set(got) - set(rules) <= {
-        *("keypoint_rule", "keypoint_sigma", "keypoint_top_k", "refine_radius", "refine_strength")
+        *("keypoint_rule", "keypoint_sigma", "keypoint_top_k", "refine_radius", "refine_strength", "reuse_refresh")
     }
 
 

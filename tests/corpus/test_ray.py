@@ -89,15 +89,21 @@ def wait_for(condition, process=None):
 
 
 def actors():
-    """Numbers of the processes that Ray's actors are."""
+    """Numbers of the processes that are actors of this cluster, whose nodes this process has started."""
     found = []
-    for place in Path("/proc").glob("[0-9]*/cmdline"):
+    for place in Path("/proc").glob("[0-9]*"):
         try:
-            if b"ray::MapWorker" in place.read_bytes():
-                found.append(int(place.parent.name))
+            if b"ray::MapWorker" in (place / "cmdline").read_bytes() and os.getpid() in ancestors(int(place.name)):
+                found.append(int(place.name))
         except OSError:
             continue
     return found
+
+
+def ancestors(process):
+    while process > 1:
+        process = int((Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[1])
+        yield process
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

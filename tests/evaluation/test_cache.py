@@ -6,7 +6,7 @@ from siammae.evaluation import FeatureCache
 from siammae.features import PixelExtractor
 from siammae.propagation.propagator import Propagator
 from tests.evaluation.toy import CountingExtractor
-from tests.helpers import moving_square
+from tests.helpers import moving_square, tiny_model
 
 VIDEO, MASKS = moving_square(4, (32, 48), 12, (4, 4))
 
@@ -65,3 +65,28 @@ def test_propagator_over_a_cache_gives_the_same_masks():
 def test_cache_when_its_bound_is_negative_is_refused():
     with pytest.raises(ValueError, match="max_bytes is -1: it must be at least 0"):
         FeatureCache(PixelExtractor(8), max_bytes=-1)
+
+
+def _walk(model, cache, frames, regions):
+    stream = cache.open_stream(threshold=5.0, refresh=3)
+    return torch.stack([stream.extract(f, region=r) for f, r in zip(frames, regions, strict=True)])
+
+
+@pytest.mark.parametrize("kept", [0, 2, 3, 100])
+def test_streams_over_a_cache_give_the_extractor_s_own_features_whatever_was_kept(kept):
+    model = tiny_model()
+    frames = [np.ascontiguousarray(frame) for frame in moving_square(6, (64, 96), 12, (4, 4))[0]]
+    whole, left = [None] * 6, [None, (0, 0, 4, 4), (0, 1, 4, 5), (0, 1, 4, 5), None, None]
+    expected = {}
+    for name, regions in (("whole", whole), ("left", left)):
+        stream = model.open_stream(threshold=5.0, refresh=3)
+        expected[name] = torch.stack([stream.extract(f, region=r) for f, r in zip(frames, regions, strict=True)])
+    size = expected["whole"][0].nbytes
+    cache = FeatureCache(model, max_bytes=kept * size)
+    assert "reuse" in cache.extract_options
+    for name, regions in (("whole", whole), ("left", left), ("whole", whole), ("left", left)):
+        torch.testing.assert_close(_walk(model, cache, frames, regions), expected[name], rtol=0, atol=0)
+    if kept == 100:
+        assert cache.hits >= 2 * len(frames)
+    other = cache.open_stream(threshold=0, refresh=3).extract(frames[0])
+    torch.testing.assert_close(other, expected["whole"][0], rtol=1e-4, atol=1e-4)

@@ -101,11 +101,11 @@ def test_pyav_seeks_where_timestamps_prove_the_place_and_counts_elsewhere(videos
 
 def test_pyav_counts_where_two_packets_have_one_timestamp(videos, monkeypatch):
     path = videos["b-frames.mp4"]
-    timeline = pyav_reader._timeline_of(path)
+    timeline = pyav_reader.timeline_of(path)
     assert timeline.keys.tolist() == [0, 12, 24, 36, 48]
     shifted = timeline._replace(stamps=timeline.stamps + 1)  # no frame has such a time
     for answer in (None, shifted):
-        monkeypatch.setattr(pyav_reader, "_timeline_of", lambda _, answer=answer: answer)
+        monkeypatch.setattr(pyav_reader, "timeline_of", lambda _, answer=answer: answer)
         reader = open_reader(path, "pyav")
         assert all(close_to(frame, numbered(COUNT)[number]) for number, frame in reader.frames([20, 50]))
         reader.close()

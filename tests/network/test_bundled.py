@@ -46,7 +46,7 @@ def ramp() -> np.ndarray:
 
 def test_bundled_features_equal_the_golden_ones(ramp):
     golden = np.load(Path(__file__).parents[1] / "data" / "siammae-ti8-golden.npy")  # (2, 192, 6, 8) float32
-    features = siammae.SiamMAE.from_pretrained().extract(ramp)
+    features = siammae.SiamMAE.from_pretrained(dtype=torch.float32).extract(ramp)
     torch.testing.assert_close(features, torch.from_numpy(golden), rtol=1e-3, atol=1e-3)
 
 

@@ -10,7 +10,7 @@ each looking near its own objects was worse (benchmarks/several_annotated_frames
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import IO, Generic, NamedTuple, Protocol, TypeVar
 
@@ -204,13 +204,17 @@ class _Stretch(Generic[_R]):
         return torch.from_numpy(array).to(self._device)
 
 
-def follow_both_ways(frames: Frames, kind: Kind[_P, _R], name: str) -> Iterator[_R]:
+def follow_both_ways(
+    frames: Frames, kind: Kind[_P, _R], name: str, on_forward: Callable[[int, _R], None] | None = None
+) -> Iterator[_R]:
     """Follow what is annotated on some frames through all, both ways in time.
 
     Args:
         frames: of the video, from frame 0.
         kind: masks or keypoints, with what was given.
         name: of what was given, for messages: ``"masks"``.
+        on_forward: is told the number of each frame between two annotated ones and what the forward pass has to say of
+            it, long before its result.
 
     Yields:
         One result a frame. Those between two annotated frames come when the second one was reached.
@@ -239,7 +243,10 @@ def follow_both_ways(frames: Frames, kind: Kind[_P, _R], name: str) -> Iterator[
                 stack.pop_all().close()
                 said, stretch = said | word, _Stretch[_R](stack)
             else:
-                stretch.add(encoded, kind.plain(forward, encoded) if said else None)
+                ahead = kind.plain(forward, encoded) if said else None
+                stretch.add(encoded, ahead)
+                if on_forward is not None and ahead is not None:
+                    on_forward(index, ahead)
     if index < wanted[-1]:
         raise ValueError(f"{name} are given for frame {wanted[-1]}, but the video ends at frame {index}.")
 

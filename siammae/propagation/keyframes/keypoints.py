@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -96,6 +96,7 @@ def follow_keypoint_frames(
     config: PropagationConfig | None,
     *,
     kernels: Kernels = "auto",
+    on_forward: Callable[[int, FrameKeypoints], None] | None = None,
 ) -> Iterator[FrameKeypoints]:
     """Follow keypoints from several annotated frames, both ways in time.
 
@@ -106,6 +107,7 @@ def follow_keypoint_frames(
         extractor: turns frames into features.
         config: the rules; None = what the extractor recommends.
         kernels: backend of the affinity.
+        on_forward: is given the number of each frame between two annotated ones and what the forward pass alone says.
 
     Yields:
         One :class:`FrameKeypoints` a frame. Those between two annotated frames come when the second one was reached.
@@ -117,5 +119,7 @@ def follow_keypoint_frames(
     for index, some in given.items():
         if some.ndim == 2 and some.shape[1] == 2 and some.dtype.kind == "f" and np.isnan(some).all():
             raise ValueError(f"the keypoints of frame {index} are all NaN, so they say nothing: leave the frame out.")
-    for result in follow_both_ways(frames, _Keypoints(given, extractor, config, kernels), "keypoints"):
+    kind = _Keypoints(given, extractor, config, kernels)
+    seen = None if on_forward is None else lambda number, result: on_forward(number, result.places())
+    for result in follow_both_ways(frames, kind, "keypoints", seen):
         yield result.places()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -77,6 +77,7 @@ def follow_keyframes(
     *,
     object_ids: Sequence[int] | None = None,
     kernels: Kernels = "auto",
+    on_forward: Callable[[FrameMasks], None] | None = None,
 ) -> Iterator[FrameMasks]:
     """Follow objects from several annotated frames, both ways in time.
 
@@ -87,6 +88,8 @@ def follow_keyframes(
         config: the rules; None = what the extractor recommends.
         object_ids: the ids that every mask speaks for; None = each for those it holds.
         kernels: backend of the affinity.
+        on_forward: is given what the forward pass alone says of a frame between two annotated ones, as soon as it is
+            there, for whoever wants to see the work.
 
     Yields:
         One :class:`FrameMasks` a frame. Those between two annotated frames come when the second one was reached.
@@ -94,7 +97,9 @@ def follow_keyframes(
     Raises:
         ValueError: a number is negative or beyond the video's end, or a mask is refused.
     """
-    return follow_both_ways(frames, _Masks(masks, object_ids, extractor, config, kernels), "masks")
+    kind = _Masks(masks, object_ids, extractor, config, kernels)
+    seen = None if on_forward is None else lambda number, result: on_forward(replace(result, frame_index=number))
+    return follow_both_ways(frames, kind, "masks", seen)
 
 
 def fuse(between: Between[FrameMasks], forward: Tensor, known: FrameMasks, backward: Tensor) -> Tensor:
