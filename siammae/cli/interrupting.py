@@ -27,7 +27,8 @@ def interruptible(patience: float = 1.0) -> Iterator[None]:
 
     def hear(number: int, frame: FrameType | None) -> None:
         heard.set()
-        signal.default_int_handler(number, frame)
+        # The handler of the whole command remembers the signal: what is raised here may come out as another error.
+        (before if callable(before) else signal.default_int_handler)(number, frame)
 
     def watch() -> None:
         while received := inner.recv(1):

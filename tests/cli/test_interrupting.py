@@ -41,6 +41,19 @@ def test_interrupt_that_python_hears_is_raised_and_everything_is_put_back():
     assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_interrupt_that_comes_out_as_another_error_still_ends_as_one(monkeypatch, capsys):
+    def run(args):
+        with interruptible():
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt as stop:
+                raise ValueError("what a library made of it") from stop
+
+    monkeypatch.setattr("siammae.cli.models.run", run)
+    assert main(["models"]) == 130
+    assert capsys.readouterr().err.strip() == "siammae: stopped"
+
+
 def test_an_ignored_interrupt_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup and "&" leave it
     try:
