@@ -6,11 +6,13 @@ import time
 
 import pytest
 
+from siammae.cli import main
 from siammae.cli.interrupting import interruptible
 
 # A computation of minutes outside the interpreter, which lets other threads run and no signal in.
 _DEEP = """
 import hashlib
+from siammae.cli import main
 from siammae.cli.interrupting import interruptible
 with interruptible(0.2):
     print("begun", flush=True)
