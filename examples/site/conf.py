@@ -58,8 +58,7 @@ autosummary_ignore_module_all = False
 autodoc_typehints = "signature"
 # Short names in signatures; what they stand for is said of each argument.
 autodoc_type_aliases = {
-    name: name
-    for name in ("Backend", "Dtype", "FrameSource", "Kernels", "MaskSource", "PathLike", "VideoSource")
+    name: name for name in ("Backend", "Dtype", "FrameSource", "Kernels", "MaskSource", "PathLike", "VideoSource")
 }
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 90
