@@ -39,6 +39,7 @@ class Stops:
         self.received: int | None = None
         self._last = last
         self._previous: dict[int, Any] = {}
+        self._reminder: threading.Timer | None = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -49,6 +50,8 @@ class Stops:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._reminder is not None:  # the command has ended: what comes after it is not to be stopped
+            self._reminder.cancel()
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if self._last else handler)
         sys.unraisablehook = self._hook
@@ -62,7 +65,8 @@ class Stops:
     def _again(self, lost: Any) -> None:  # noqa: ANN401 -- sys.UnraisableHookArgs is no class
         """Stop once more where the signal came in a place, such as a destructor, from which Python raises nothing."""
         if self.received and issubclass(lost.exc_type, KeyboardInterrupt):
-            threading.Timer(0.05, _thread.interrupt_main).start()
+            self._reminder = threading.Timer(0.05, _thread.interrupt_main)
+            self._reminder.start()
         else:
             self._hook(lost)
 

@@ -6,7 +6,8 @@ import argparse
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class LabelsWork(Work):
         self._described = describe_model(model)
         self._name = name.settled(self._described)
         self._model: Any = model
+        self._once = _Once()
         rules = propagation_config(args, model).to_dict()
         changing = {field: value for field, value in self._described.items() if field not in ("model", "revision")}
         super().__init__(folder, {"rules": settings_of(args, rules), "model": changing})
@@ -88,8 +90,7 @@ class LabelsWork(Work):
         """Follow one video."""
         if self._model is None:
             self._model = self._name.load()
-        _say_once()
-        with whole(target) as place, blaming():
+        with self._once.listening("siammae.cli.results"), whole(target) as place, blaming():
             place.mkdir()
             count, _ = self._follow(args_of(self._args, self._kind, part, place), self._model)
             (place / _FACTS).write_text(json.dumps({"frames": count}) + "\n", encoding="utf-8")
@@ -121,11 +122,15 @@ class _Once(logging.Filter):
         self._said.add(message)
         return new
 
-
-def _say_once() -> None:
-    logger = logging.getLogger("siammae.cli.results")
-    if not any(isinstance(one, _Once) for one in logger.filters):
-        logger.addFilter(_Once())
+    @contextmanager
+    def listening(self, name: str) -> Iterator[None]:
+        """Filter a logger's messages within a block."""
+        logger = logging.getLogger(name)
+        logger.addFilter(self)
+        try:
+            yield
+        finally:
+            logger.removeFilter(self)
 
 
 def _files(place: Path) -> list[Path]:
