@@ -21,7 +21,16 @@ def _numbered(count, log=None):
 
 
 def _alive():
-    return [thread for thread in threading.enumerate() if thread.name == "siammae-frames"]
+    return [thread for thread in threading.enumerate() if thread.name == "siammae-frames" and thread not in _others]
+
+
+@pytest.fixture(autouse=True)
+def _leave_out_others():
+    """Whoever stopped in the middle of a video in an earlier test may still hold its thread."""
+    _others[:] = [thread for thread in threading.enumerate() if thread.name == "siammae-frames"]
+
+
+_others: list[threading.Thread] = []
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
