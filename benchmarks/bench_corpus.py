@@ -1,8 +1,8 @@
 """Features of many videos: what each engine does in a second, and what smaller files cost in J&F.
 
-    python benchmarks/bench_corpus.py engines ../shared/corpus/jhmdb-train --engine loop
-    python benchmarks/bench_corpus.py reading ../shared/corpus/open-video
-    python benchmarks/bench_corpus.py quality ../shared/data/DAVIS FOLDER
+    python benchmarks/bench_corpus.py engines CLIPS --engine loop
+    python benchmarks/bench_corpus.py reading CLIPS
+    python benchmarks/bench_corpus.py quality DAVIS FOLDER
 
 ``engines`` takes clips from all over a folder. Its two figures are of all seconds, start-up included, and of those
 between the first and the last result, which is what counts for a large corpus. ``reading`` does all but the network's
