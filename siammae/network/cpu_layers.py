@@ -92,8 +92,8 @@ def is_watched(layer: nn.Module) -> bool:
     """Tell whether a call of a layer does more than its class's forward: hooks, or a forward put in its place."""
     hooks = (getattr(layer, name) for name in _HOOKS)
     everywhere = (getattr(nn.modules.module, f"_global{name}") for name in _HOOKS)
-    replaced = {"forward", "_compiled_call_impl"} & vars(layer).keys()
-    return bool(replaced) or any(hooks) or any(everywhere)
+    replaced = "forward" in layer.__dict__ or "_compiled_call_impl" in layer.__dict__
+    return replaced or any(hooks) or any(everywhere)
 
 
 def _is_plain_linear(layer: object) -> TypeGuard[nn.Linear]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Lock
 from typing import NamedTuple
 
 import torch
@@ -32,11 +33,15 @@ class KeyPooling(NamedTuple):
 
 
 _pooling: ContextVar[KeyPooling | None] = ContextVar("key_pooling", default=None)
+# How many contexts there are in all threads. torch.compile and torch.export of PyTorch 2.6 trace no ContextVar, so it is
+# asked only where one may be set.
+_open = 0
+_counting = Lock()
 
 
 def key_pooling() -> KeyPooling | None:
     """Return what the attention of this thread's running network averages; None = nothing."""
-    return _pooling.get()
+    return _pooling.get() if _open else None
 
 
 @contextmanager
@@ -54,7 +59,15 @@ def pooled_keys(side: int, grid: tuple[int, int], prefix: int) -> Iterator[None]
     if side < 1:
         raise ValueError(f"pool_keys is {side}: it must be at least 1 (1 = every patch is a key of its own).")
     token = _pooling.set(KeyPooling(side, grid, prefix) if side > 1 else None)
+    _count(1)
     try:
         yield
     finally:
+        _count(-1)
         _pooling.reset(token)
+
+
+def _count(change: int) -> None:
+    global _open
+    with _counting:
+        _open += change

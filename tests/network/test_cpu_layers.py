@@ -355,12 +355,17 @@ def test_a_forward_put_on_a_layer_is_used(route, quick_blocks):
 
 
 def test_a_compiled_layer_is_called(route, quick_blocks):
-    calls = []
-    quick_blocks[1].fc1.compile(backend=lambda graph, inputs: calls.append(graph) or graph.forward)
-    x = tokens(2, 7, 24)
-    with torch.no_grad():
-        quick_blocks(x)
-    assert calls
+    def compiles(layer, run):
+        calls = []
+        layer.compile(backend=lambda graph, inputs: calls.append(graph) or graph.forward)
+        with torch.no_grad():
+            run(tokens(2, 7, 24))
+        return bool(calls)
+
+    alone = nn.Linear(24, 24)
+    if not compiles(alone, alone):
+        pytest.skip("this PyTorch compiles no layer of its own by Module.compile")  # 2.6
+    assert compiles(quick_blocks[1].fc1, quick_blocks)
 
 
 class Weights(torch.Tensor):
