@@ -33,8 +33,8 @@ class KeyPooling(NamedTuple):
 
 
 _pooling: ContextVar[KeyPooling | None] = ContextVar("key_pooling", default=None)
-# How many contexts there are in all threads. PyTorch 2.6 cannot compile or export what asks a ContextVar, so it is asked
-# only where one may be set.
+# How many contexts there are in all threads. PyTorch 2.6 cannot compile or export what asks a ContextVar, so that is
+# done only where one may be set.
 _open = 0
 _counting = Lock()
 
