@@ -65,11 +65,12 @@ class FrameFeatures:
         tensor: ``(C, h, w)``, unit length over C, float.
     """
 
-    __slots__ = ("_forms", "tensor")
+    __slots__ = ("_forms", "_part", "tensor")
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
         self._forms: dict[str, Any] = {}
+        self._part: tuple[tuple[int, int, int, int], FrameFeatures] | None = None
 
     def __getstate__(self) -> Tensor:
         """Copy and pickle the features alone: what backends made of them may hold addresses, and is made anew."""
@@ -82,6 +83,17 @@ class FrameFeatures:
     def grid(self) -> tuple[int, int]:
         """Patches ``(h, w)``."""
         return self.tensor.shape[1], self.tensor.shape[2]
+
+    def within(self, region: tuple[int, int, int, int]) -> FrameFeatures:
+        """Return the features of some patches, ``(top, left, bottom, right)``; the last such part is kept.
+
+        A stream looks at the same region of its context in many frames, and each backend lays it out once.
+        """
+        part = self._part
+        if part is None or part[0] != region:
+            top, left, bottom, right = region
+            part = self._part = region, FrameFeatures(self.tensor[:, top:bottom, left:right])
+        return part[1]
 
     def form(self, name: str) -> Any:  # noqa: ANN401 - each backend has its own form
         """Return the frame as a backend lays it out."""

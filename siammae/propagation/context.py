@@ -233,7 +233,7 @@ class Stream:
             return self._mix(features, context, labels, pinned)
         top, left, bottom, right = region
         inside = (..., slice(self.cells * top, self.cells * bottom), slice(self.cells * left, self.cells * right))
-        query, *near = (FrameFeatures(frame.tensor[:, top:bottom, left:right]) for frame in (features, *context))
+        query, *near = (frame.within(region) for frame in (features, *context))
         mixed = labels.new_zeros(labels.shape[1:])
         mixed[0] = 1
         mixed[inside] = self._mix(query, near, labels[inside], pinned)

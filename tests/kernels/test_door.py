@@ -1,5 +1,6 @@
 """The door to the kernels: which backend serves a call, what is refused, and that a frame is laid out once."""
 
+import pickle
 import sys
 
 import pytest
@@ -144,6 +145,18 @@ def test_match_frames_lays_a_frame_out_once(plug_in):
     for count in (1, 2, 3, 3):
         match_frames(FrameFeatures(query), frames[:count], **RULES, kernels="auto")
         assert fast.prepared == count
+
+
+def test_a_part_of_a_frame_is_that_part_and_laid_out_once(plug_in):
+    fast = plug_in(Fussy())
+    frame = FrameFeatures(features(4, 1, 5, 6)[0])
+    for region, prepared in [((1, 2, 4, 6), 1), ((1, 2, 4, 6), 1), ((0, 0, 5, 6), 2), ((1, 2, 4, 6), 3)]:
+        top, left, bottom, right = region
+        part = frame.within(region)
+        assert torch.equal(part.tensor, frame.tensor[:, top:bottom, left:right])
+        part.form("cpu")
+        assert fast.prepared == prepared
+    assert torch.equal(pickle.loads(pickle.dumps(frame)).within((1, 2, 4, 6)).tensor, part.tensor)
 
 
 def test_propagator_refuses_rules_that_its_kernels_lack_on_the_first_frame(plug_in):
