@@ -254,7 +254,8 @@ def _decode_pictures(path: Path, *, sparsely: bool) -> Iterator[Picture]:
                 matrix = _display_matrix(frame)
                 mirrored = bool(matrix) and mirrors(matrix)
                 bits = max(part.bits for part in frame.format.components)
-                yield Picture(seconds, (frame.height, frame.width), mirrored, int(frame.color_trc), bits)
+                # The decoder's transfer, that of its last frame: frames of older PyAV do not tell theirs.
+                yield Picture(seconds, (frame.height, frame.width), mirrored, int(context.color_trc), bits)
         except (av.FFmpegError, OSError):  # the reader that asked tells of damage by its own decoder
             return
 

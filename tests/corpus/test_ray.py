@@ -1,6 +1,7 @@
 """A real Ray cluster of two nodes, Ray's own for tests: the bytes of a plain loop, whatever dies."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,7 +94,8 @@ def actors():
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            if b"ray::MapWorker" in (place / "cmdline").read_bytes() and os.getpid() in ancestors(int(place.name)):
+            title = (place / "cmdline").read_bytes()
+            if re.match(rb"ray::_?MapWorker", title) and os.getpid() in ancestors(int(place.name)):
                 found.append(int(place.name))
         except OSError:
             continue

@@ -2,12 +2,21 @@
 
 import json
 
+import pytest
 import torch
 
 from siammae.config import PretrainConfig
 from siammae.network.model import SiamMAE
 from siammae.pretraining.checkpoint import state_files, state_step
 from tests.helpers import moving_square, tiny_config, write_video
+
+# A parameter: weights shared out over processes.
+FSDP = pytest.param(
+    "fsdp",
+    marks=pytest.mark.skipif(
+        not hasattr(torch.cpu.Stream, "record_event"), reason="PyTorch 2.6 cannot share weights out on the CPU"
+    ),
+)
 
 
 def run_config(videos="clips", output_dir="run", **fields):

@@ -10,7 +10,7 @@ from PIL import Image
 from siammae.errors import DatasetError
 from siammae.pretraining import pretrain
 from tests.evaluation.toy import write_davis
-from tests.pretraining.runs import make_clips, read_log, run_config, same_weights
+from tests.pretraining.runs import FSDP, make_clips, read_log, run_config, same_weights
 from tests.pretraining.together import run_together
 
 
@@ -39,7 +39,7 @@ def test_pretrain_that_is_watched_gives_the_same_weights(clips, davis, tmp_path)
     assert all(set(line) == {"step", "J&F", "J", "F"} and 0 <= line["J&F"] <= 100 for line in probes)
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", ["ddp", FSDP])
 def test_pretrain_in_two_processes_is_watched_by_both(clips, davis, tmp_path, parallel):
     monitoring = {"picture_every": 2, "probe": davis, "probe_every": 2, "probe_side": 32, "epochs": 1}
     config = run_config(clips, tmp_path / "two", parallel=parallel, **monitoring)

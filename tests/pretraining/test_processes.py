@@ -16,7 +16,7 @@ from siammae.errors import WorkerError
 from siammae.network.model import SiamMAE
 from siammae.pretraining import learner, pretrain
 from tests.helpers import tiny_config, tiny_model
-from tests.pretraining.runs import make_clips, read_log, run_config, same_weights
+from tests.pretraining.runs import FSDP, make_clips, read_log, run_config, same_weights
 from tests.pretraining.together import run_together, start, start_together
 
 
@@ -49,7 +49,7 @@ def alone(clips, tmp_path_factory):
     return output
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", ["ddp", FSDP])
 def test_two_processes_make_the_run_of_one(clips, alone, tmp_path, parallel):
     config = run_config(clips, tmp_path, **FIELDS, parallel=parallel)
     given = run_together([config, config])
@@ -64,11 +64,12 @@ def test_parts_of_weights_on_the_cpu_are_refused_where_pytorch_cannot_have_them(
         learner._cut(tiny_model())
 
 
+@pytest.mark.parametrize("parallel", [FSDP])
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_two_processes_in_half_precision_make_the_run_of_one_to_its_rounding(clips, tmp_path, precision):
+def test_two_processes_in_half_precision_make_the_run_of_one_to_its_rounding(clips, tmp_path, precision, parallel):
     fields = {**FIELDS, "precision": precision}
     pretrain(run_config(clips, tmp_path / "alone", **fields), device="cpu")
-    config = run_config(clips, tmp_path / "two", **fields, parallel="fsdp")
+    config = run_config(clips, tmp_path / "two", **fields, parallel=parallel)
     run_together([config, config])
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "alone"), rel=1e-3)
 
@@ -86,8 +87,10 @@ def test_two_processes_that_accumulate_make_the_run_of_one(clips, tmp_path):
     assert_same_run(tmp_path / "two", tmp_path / "alone")
 
 
-@pytest.mark.parametrize(("before", "after"), [("ddp", "fsdp"), ("fsdp", "ddp")])
-def test_state_of_two_processes_goes_on_in_one_and_in_the_other_way(clips, alone, tmp_path, before, after):
+@pytest.mark.parametrize("parallel", [FSDP])
+@pytest.mark.parametrize("sharded_first", [False, True])
+def test_state_of_two_processes_goes_on_in_one_and_in_the_other_way(clips, alone, tmp_path, parallel, sharded_first):
+    before, after = (parallel, "ddp") if sharded_first else ("ddp", parallel)
     config = run_config(clips, tmp_path, **FIELDS, parallel=before)
     run_together([config, config], max_steps=2)
     pretrain(config, device="cpu", resume="auto", max_steps=2)
