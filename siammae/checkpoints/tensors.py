@@ -144,7 +144,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     try:
         save_file(dict(tensors), path, metadata=dict(metadata))
     except SafetensorError as error:
-        if number := re.search(r"os error (\d+)", str(error)):
+        if number := re.search(r"(?:os error|Os \{ code:) (\d+)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
         raise
     _sort_metadata(path)

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from siammae.errors import VideoReadError
 from siammae.frames import VideoWriter, count_frames, frame_rate, open_reader, read_frames
@@ -60,8 +60,10 @@ def test_read_frames_of_an_image_with_pages_gives_them_all(tmp_path, name, optio
 
 def test_read_frames_of_a_tiff_leaves_out_reduced_copies_and_masks(tmp_path):
     images = [Image.fromarray(frame) for frame in (*pages(2), *pages(1, (6, 8)))]
-    images[2].encoderinfo = {"tiffinfo": {254: 1}}
-    images[0].save(tmp_path / "a.tif", save_all=True, append_images=images[1:])
+    with TiffImagePlugin.AppendingTiffWriter(str(tmp_path / "a.tif"), True) as file:
+        for image, subfile in zip(images, (0, 0, 1), strict=True):
+            image.save(file, format="TIFF", tiffinfo={254: subfile})
+            file.newFrame()
     assert len(list(read_frames(tmp_path / "a.tif"))) == count_frames(tmp_path / "a.tif") == 2
 
 
