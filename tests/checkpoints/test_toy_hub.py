@@ -7,7 +7,7 @@ import sys
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 
 from siammae.checkpoints import hub
 from siammae.cli import main
@@ -24,7 +24,8 @@ def server(monkeypatch, tmp_path):
     with serve() as one:
         monkeypatch.setattr(constants, "ENDPOINT", one.address)
         template = f"{one.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        for place in (constants, file_download):  # older ones have it by name
+            monkeypatch.setattr(place, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)  # older ones have no Xet
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("HF_TOKEN", "hf_token")

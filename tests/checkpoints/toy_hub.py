@@ -115,6 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith("/blobs/") and method == "PUT":
             hub.blobs[path.removeprefix("/blobs/")] = body
             return self._send(200, b"", {})
+        if "/revision/" in path:
+            repo = path.removeprefix("/api/models/").partition("/revision/")[0]
+            return self._json({"id": repo, "sha": COMMIT, "xetEnabled": False, "siblings": []})
         if "/commit/" in path:
             return self._commit(path.removeprefix("/api/models/").partition("/commit/")[0], body)
         return self._send(404, b"{}", {})

@@ -95,7 +95,7 @@ def actors():
     for place in Path("/proc").glob("[0-9]*"):
         try:
             title = (place / "cmdline").read_bytes()
-            if re.match(rb"ray::_?MapWorker", title) and os.getpid() in ancestors(int(place.name)):
+            if re.match(rb"ray::(_?MapWorker|MapBatches)", title) and os.getpid() in ancestors(int(place.name)):
                 found.append(int(place.name))
         except OSError:
             continue
