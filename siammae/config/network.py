@@ -78,6 +78,15 @@ class ModelConfig(Settings):
     Source:
         Gupta et al. 2023, sections 3 and 4; decoder width and depth are not in the public material, the default
         256 wide, 4 deep is that of the CropMAE re-implementation.
+
+    Example:
+        >>> import siammae
+        >>> config = siammae.ModelConfig.vit("tiny", patch_size=8)
+        >>> config.embed_dim, config.grid_size
+        (192, 28)
+        >>> model = siammae.SiamMAE(config.replace(depth=2))  # random weights
+        >>> model.name
+        'random'
     """
 
     patch_size: int = 16

@@ -113,6 +113,18 @@ def convert_checkpoint(
 
     Source:
         The families' public code for names; timm's ``checkpoint_filter_fn`` for DINOv2's registers.
+
+    Example:
+        >>> import siammae
+        >>> import timm
+        >>> import torch
+        >>> network = timm.create_model("vit_tiny_patch16_224", pretrained=False, depth=2)
+        >>> torch.save(network.state_dict(), "foreign.pth")  # stands for a file from elsewhere
+        >>> report = siammae.convert_checkpoint("foreign.pth", "ours")
+        >>> report.family, sorted(report.dropped)
+        ('vit', ['head.bias', 'head.weight'])
+        >>> siammae.SiamMAE.from_pretrained("ours").config.embed_dim
+        192
     """
     with claim_folder(folder, _FILES, inputs=[file], overwrite=overwrite):
         return _convert(Path(file), Path(folder), family, fields)

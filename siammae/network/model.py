@@ -44,6 +44,15 @@ class SiamMAE(PretrainingModel):
     Args:
         config: the network's shape; None = ViT-S/16.
         propagation: recommended label propagation.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> model = siammae.SiamMAE.from_pretrained()  # bundled; or a folder, or "owner/name" on the Hub
+        >>> video = np.zeros((2, 48, 64, 3), np.uint8)
+        >>> features = model.extract(video)  # a vector for each patch
+        >>> tuple(features.shape), model.patch_size
+        ((2, 192, 6, 8), 8)
     """
 
     extract_options = frozenset({"region", "pool_keys", "cls", "reuse"})  # that not every extractor has
