@@ -20,7 +20,16 @@ from signal import SIGINT
 
 
 class SiamMAEError(Exception):
-    """Base of all errors that siammae defines."""
+    """Base of all errors that siammae defines.
+
+    Example:
+        >>> import siammae
+        >>> try:
+        ...     siammae.SiamMAE.from_pretrained(".")
+        ... except siammae.SiamMAEError as error:
+        ...     print(type(error).__name__)
+        CheckpointError
+    """
 
 
 class VideoReadError(SiamMAEError, OSError):

@@ -37,7 +37,22 @@ _ROUND: dict[str, Callable[[float], int]] = {"nearest": round, "floor": math.flo
 
 
 class FeatureExtractor(Protocol):
-    """What propagation needs of a backbone. SiamMAE and PixelExtractor have it; so can any class of yours."""
+    """What propagation needs of a backbone. SiamMAE and PixelExtractor have it; so can any class of yours.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> import torch
+        >>> class Brightness:
+        ...     patch_size = 8
+        ...
+        ...     def extract(self, frames, *, resize=None, batch_size=8):
+        ...         pixels = torch.stack([torch.from_numpy(frame) for frame in siammae.read_frames(frames)])
+        ...         return torch.nn.functional.avg_pool2d(pixels.float().mean(dim=-1)[:, None], 8)
+        >>> video, mask = np.zeros((4, 48, 64, 3), np.uint8), np.ones((48, 64), np.uint8)
+        >>> siammae.propagate_masks(video, mask, model=Brightness()).labels.shape
+        (4, 48, 64)
+    """
 
     patch_size: int
 
@@ -234,6 +249,13 @@ class PixelExtractor:
     Args:
         patch_size: pixels on a side.
         device: where the features are made.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> features = siammae.PixelExtractor(8).extract(np.zeros((2, 48, 64, 3), np.uint8))
+        >>> tuple(features.shape)  # 8 x 8 x 3 numbers a patch
+        (2, 192, 6, 8)
     """
 
     def __init__(self, patch_size: int = 8, *, device: torch.device | str = "cpu") -> None:
@@ -270,6 +292,13 @@ class HogExtractor:
 
     Source:
         Dalal and Triggs 2005: 9 orientations without sign, blocks of 2 x 2 cells, here with a patch's centre in theirs.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> features = siammae.HogExtractor(8).extract(np.zeros((2, 48, 64, 3), np.uint8))
+        >>> tuple(features.shape)  # 4 cells of 9 orientations a patch
+        (2, 36, 6, 8)
     """
 
     def __init__(self, patch_size: int = 8, *, device: torch.device | str = "cpu") -> None:

@@ -35,10 +35,17 @@ def region_similarity(
 
     Source:
         Perazzi et al. 2016; davis2017-evaluation, davis2017/metrics.py, db_eval_iou.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> truth = np.array([[True, True], [False, False]])
+        >>> siammae.region_similarity(np.array([[True, False], [False, False]]), truth)
+        0.5
     """
     prediction, truth = _checked_masks(prediction, truth, void)
     union = np.count_nonzero(prediction | truth)
-    return np.count_nonzero(prediction & truth) / union if union else 1.0
+    return float(np.count_nonzero(prediction & truth) / union) if union else 1.0
 
 
 def boundary_measure(
@@ -67,6 +74,16 @@ def boundary_measure(
 
     Source:
         Perazzi et al. 2016; davis2017-evaluation, davis2017/metrics.py, f_measure.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> truth = np.zeros((48, 64), bool)
+        >>> truth[16:32, 16:32] = True
+        >>> siammae.boundary_measure(truth, truth)
+        1.0
+        >>> siammae.boundary_measure(np.roll(truth, 20, axis=1), truth, tolerance=1.0) < 0.1
+        True
     """
     if not (tolerance >= 0 and math.isfinite(tolerance)):
         raise ValueError(f"tolerance is {tolerance}: it must be finite and at least 0.")
@@ -78,7 +95,7 @@ def boundary_measure(
         return float(found.any() == wanted.any())
     precision = np.count_nonzero(found & _dilate(wanted, radius)) / np.count_nonzero(found)
     recall = np.count_nonzero(wanted & _dilate(found, radius)) / np.count_nonzero(wanted)
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
 def confusion_matrix(
@@ -145,6 +162,12 @@ def mean_iou(confusion: NDArray[np.integer[Any]]) -> float:
 
     Source:
         The VIP benchmark as in videowalk, eval_vip.py: one matrix for the whole split, nanmean over classes.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> siammae.mean_iou(np.array([[3, 1], [0, 4]]))  # rows are annotated, columns predicted
+        0.775
     """
     mean = _nanmean(class_iou(confusion))
     if math.isnan(mean):
@@ -177,6 +200,13 @@ def pck(
 
     Source:
         Yang and Ramanan 2013, section on evaluation; JHMDB tables use alpha 0.1 and 0.2.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> truth = np.array([[10.0, 10.0], [50.0, 20.0]])
+        >>> siammae.pck(truth + [[0.0, 3.0], [0.0, 30.0]], truth, scale=100.0, alpha=0.1)
+        0.5
     """
     counted, limit = _checked_keypoints(prediction, truth, scale, alpha, visible)
     if not counted.any():

@@ -70,6 +70,16 @@ def read_annotations(
         FileNotFoundError: there is nothing at a path.
         VideoReadError: the video or a mask cannot be decoded.
         ImportError: the format needs a package that is not installed.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> import siammae
+        >>> Path("masks").mkdir()
+        >>> siammae.write_mask("masks/00000.png", np.array([[0, 1], [2, 2]]))
+        >>> labels = siammae.read_annotations("masks")
+        >>> sorted(next(labels.frames()).masks)  # the objects of the first frame
+        [1, 2]
     """
     opening = Opening(size=size, sequence=sequence)
     if video is not None:
@@ -111,6 +121,17 @@ def write_annotations(path: PathLike, annotations: Annotations, *, format: str, 
         BlockingIOError: another run is writing there; says which.
         OSError: it cannot be written.
         ImportError: the format needs a package that is not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> square = np.zeros((48, 64), bool)
+        >>> square[16:32, 16:32] = True
+        >>> frames = [siammae.FrameLabels(index, {1: square}) for index in range(3)]
+        >>> labels = siammae.Annotations(lambda: iter(frames), size=(48, 64), frame_count=3)
+        >>> written = siammae.write_annotations("masks", labels, format="davis")
+        >>> [frame.index for frame in siammae.read_annotations("masks").frames()]
+        [0, 1, 2]
     """
     with claim_labels(path, format=format, overwrite=overwrite) as write:
         return write(annotations)

@@ -63,6 +63,14 @@ def read_mask(
         TypeError: ``mask`` is none of the above.
         FileNotFoundError: there is nothing at the path.
         VideoReadError: the file does not decode, has several pages, or more pixels than :func:`read_frames` takes.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> stack = np.zeros((2, 4, 4), bool)  # two objects, a layer each
+        >>> stack[0, :2], stack[1, 3] = True, True
+        >>> siammae.read_mask(stack, object_ids=(1, 7)).tolist()
+        [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0], [7, 7, 7, 7]]
     """
     if threshold is not None and (threshold < 1 or binary is not None):
         raise ValueError(
@@ -159,6 +167,13 @@ def write_mask(path: PathLike, mask: NDArray[np.integer[Any]] | NDArray[np.bool_
         ValueError: the suffix, the shape, the dtype or a value is wrong.
         TypeError: ``mask`` is neither array nor tensor.
         FileNotFoundError: the folder does not exist.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> siammae.write_mask("mask.png", np.array([[0, 1], [2, 255]]))
+        >>> siammae.read_mask("mask.png").tolist()
+        [[0, 1], [2, 255]]
     """
     path = Path(path)
     if path.suffix.lower() != ".png":

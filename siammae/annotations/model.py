@@ -120,6 +120,14 @@ class Annotations:
         skeleton: pairs of joints, from 0, that a line connects.
         size: ``(H, W)`` of the frames; None where the source does not say.
         frame_count: of the video; None where the source does not say.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> frames = [siammae.FrameLabels(0, {1: np.ones((4, 4), bool)})]
+        >>> labels = siammae.Annotations(lambda: iter(frames), (siammae.VideoObject(1, "cat"),), size=(4, 4))
+        >>> [(frame.index, sorted(frame.masks)) for frame in labels.frames()]
+        [(0, [1])]
     """
 
     frames: Callable[[], Iterator[FrameLabels]]

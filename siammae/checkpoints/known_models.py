@@ -46,6 +46,12 @@ class KnownModel:
 
 
 def known_models() -> tuple[KnownModel, ...]:
-    """Return the public checkpoints that ``siammae models`` lists, in its order."""
+    """Return the public checkpoints that ``siammae models`` lists, in its order.
+
+    Example:
+        >>> import siammae
+        >>> [model.name for model in siammae.known_models() if model.family == "RSP"]
+        ['RSP ViT-S/16, K400, 400 epochs', 'RSP ViT-B/16, K400, 400 epochs']
+    """
     with _FILE.open("rb") as file:
         return tuple(KnownModel(**values) for values in tomllib.load(file)["model"])

@@ -8,7 +8,8 @@ from siammae.cli.inputs import assignments
 from siammae.cli.options import Commands, add_command, add_overwrite_option, say
 
 _EXAMPLES = """families:
-  cropmae (and SiamMAE as re-implemented there), catmae, rsp, tobo, mae, dino, dinov2, tcore, vit (timm's names);
+  cropmae (and SiamMAE as re-implemented there), catmae, rsp, tobo, mae, dino, dinov2, tcore, cosettle, cosettle-blip,
+  vit (timm's names);
   other networks of timm need no conversion: --model timm/NAME
 examples:
   siammae convert SiamMAE_vits16.pth -o siammae_vits16

@@ -74,6 +74,7 @@ def _checkpoint(model: SiamMAE, name: str) -> list[str]:
     recommended = model.propagation
     millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in model.named_children()}
     extras = (f", {config.registers} registers" if config.registers else "") + ", LayerScale" * config.layer_scale
+    extras += ", adapter" * config.adapter
     decoder = "none: features only"
     if model.decoder is not None:
         decoder = (

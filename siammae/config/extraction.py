@@ -37,6 +37,11 @@ class ExtractionConfig(Settings):
         format: ``"safetensors"``, or ``"zarr"`` with one chunk a frame (extra of its name).
         reader: decodes videos, see :func:`siammae.read_frames`.
         batch_size: frames encoded at once; the only setting that two runs may differ in and share results.
+
+    Example:
+        >>> import siammae
+        >>> siammae.ExtractionConfig(short_side=240, store="int8").replace(every=5).store
+        'int8'
     """
 
     short_side: int | None = None

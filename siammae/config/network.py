@@ -66,6 +66,8 @@ class ModelConfig(Settings):
         decoder_depth: decoder blocks.
         decoder_heads: decoder attention heads.
         norm_pix_loss: normalise each target patch to mean 0 and variance 1 before the l2 error.
+        adapter: the last layer's normed features pass a linear layer, tanh and a layer norm (Co-Settle); only without a
+            decoder, which would have to be trained on other features than those that are extracted.
         whitened: the last layer's features are whitened, by a map that the checkpoint holds.
         pixel_mean: subtracted from RGB in [0, 1].
         pixel_std: divides what is left.
@@ -76,6 +78,15 @@ class ModelConfig(Settings):
     Source:
         Gupta et al. 2023, sections 3 and 4; decoder width and depth are not in the public material, the default
         256 wide, 4 deep is that of the CropMAE re-implementation.
+
+    Example:
+        >>> import siammae
+        >>> config = siammae.ModelConfig.vit("tiny", patch_size=8)
+        >>> config.embed_dim, config.grid_size
+        (192, 28)
+        >>> model = siammae.SiamMAE(config.replace(depth=2))  # random weights
+        >>> model.name
+        'random'
     """
 
     patch_size: int = 16
@@ -95,6 +106,7 @@ class ModelConfig(Settings):
     decoder_depth: int = 4
     decoder_heads: int = 8
     norm_pix_loss: bool = True
+    adapter: bool = False
     whitened: bool = False
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     pixel_std: tuple[float, float, float] = IMAGENET_STD
@@ -118,6 +130,7 @@ class ModelConfig(Settings):
         check_choice("position", self.position, ("sincos", "learned"))
         check_choice("encoder", self.encoder, ("siamese", "joint"))
         check_choice("decoder", self.decoder, ("cross-self", "cross", "joint", "cropmae", "none"))
+        check(not self.adapter or self.decoder == "none", "decoder", self.decoder, "'none' with an adapter")
         check(0 <= self.position_offset < 1, "position_offset", self.position_offset, "in [0, 1)")
         check(self.registers >= 0, "registers", self.registers, "at least 0")
         plain = self.registers == 0 and self.position_offset == 0 and not self.position_antialias

@@ -129,6 +129,14 @@ class PretrainConfig(Settings):
     Source:
         Gupta et al. 2023, table 4a, but for the length of the run (see :meth:`preset`); still pairs are CropMAE's idea
         as a part of the diet, the matching loss is ours.
+
+    Example:
+        >>> import siammae
+        >>> config = siammae.PretrainConfig(videos="clips", output_dir="run", mask_ratio=0.9)
+        >>> config.model.patch_size
+        16
+        >>> config == siammae.PretrainConfig.from_dict(config.to_dict())
+        True
     """
 
     videos: str

@@ -90,6 +90,14 @@ class PropagationConfig(Settings):
 
     Raises:
         ValueError: a field is out of range.
+
+    Example:
+        >>> import siammae
+        >>> rules = siammae.PropagationConfig(top_k=5, queue_length=4)
+        >>> rules.replace(radius=8).radius
+        8
+        >>> siammae.PropagationConfig.preset("dino").keep_ties  # the rules of a public code
+        True
     """
 
     top_k: int = 7

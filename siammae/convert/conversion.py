@@ -95,8 +95,9 @@ def convert_checkpoint(
         file: ``.pth``, ``.pt``, ``.bin`` or ``.safetensors``.
         folder: of the new checkpoint; made if missing.
         family: ``"auto"``, ``"cropmae"`` (also SiamMAE as re-implemented there), ``"catmae"``, ``"rsp"``, ``"tobo"``,
-            ``"mae"``, ``"dino"``, ``"dinov2"``, ``"tcore"`` or ``"vit"`` (timm's names). An encoder alone looks the
-            same in all of them and counts as ``"vit"`` unless you say which it is.
+            ``"mae"``, ``"dino"``, ``"dinov2"``, ``"tcore"``, ``"cosettle"``, ``"cosettle-blip"`` or ``"vit"`` (timm's
+            names). An encoder alone looks the same in all of them and counts as ``"vit"`` unless you say which it is;
+            Co-Settle on BLIP looks like Co-Settle on MAE, DINO or iBOT.
         overwrite: whether a ``config.json``, ``model.safetensors`` and ``README.md`` in the folder may be replaced.
         **fields: of :class:`ModelConfig`, for what tensors do not tell: ``num_heads``, ``decoder_heads``,
             ``pixel_mean``, ``pixel_std``, ``position_offset``, ``position_antialias``.
@@ -112,6 +113,18 @@ def convert_checkpoint(
 
     Source:
         The families' public code for names; timm's ``checkpoint_filter_fn`` for DINOv2's registers.
+
+    Example:
+        >>> import siammae
+        >>> import timm
+        >>> import torch
+        >>> network = timm.create_model("vit_tiny_patch16_224", pretrained=False, depth=2)
+        >>> torch.save(network.state_dict(), "foreign.pth")  # stands for a file from elsewhere
+        >>> report = siammae.convert_checkpoint("foreign.pth", "ours")
+        >>> report.family, sorted(report.dropped)
+        ('vit', ['head.bias', 'head.weight'])
+        >>> siammae.SiamMAE.from_pretrained("ours").config.embed_dim
+        192
     """
     with claim_folder(folder, _FILES, inputs=[file], overwrite=overwrite):
         return _convert(Path(file), Path(folder), family, fields)
@@ -207,6 +220,7 @@ def _config(tensors: Mapping[str, Tensor], family: Family, fields: Mapping[str, 
         "position_antialias": antialias,
         "registers": registers,
         "layer_scale": any(name.endswith(".ls1.gamma") for name in tensors),
+        "adapter": any(name.startswith("adapter.") for name in tensors),
         "decoder": "none",
     }
     if any(name.startswith("decoder.") for name in tensors):
@@ -242,6 +256,11 @@ def _notes(family: Family, config: ModelConfig, fields: Mapping[str, Any]) -> tu
     ]
     if "num_heads" not in fields:
         notes.append(f"{config.num_heads} heads, from the width {config.embed_dim}; tensors do not tell")
+    if family.name == "cosettle" and not config.registers:
+        notes.append(
+            "Co-Settle on BLIP looks the same but interpolates positions by another rule: pass family='cosettle-blip' "
+            "if this is it"
+        )
     if family.name == "vit":
         notes.append(
             "a bare encoder looks the same in MAE, DINO and timm; pass family=... if you know it (only timm averages "

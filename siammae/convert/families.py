@@ -16,6 +16,7 @@ _ENCODER = re.compile(
     r"blocks\.\d+\.(?:(?:norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)" + _AFFINE + r"|ls[12]\.gamma)"
 )
 _DINOV3 = re.compile(r"storage_tokens|rope_embed\.periods|blocks\.\d+\.gamma_1")
+_CLIP = re.compile(r"visual\.(?:class_embedding|ln_pre" + _AFFINE + ")")
 _TIMM = 'Load such a network through timm: TimmExtractor.from_pretrained("timm/...") or --model timm/...'
 
 
@@ -58,6 +59,11 @@ _REGISTERS = (r"register_tokens", "reg_token")
 _MASK_TOKEN = (r"mask_token", "stands for hidden patches in training: features do not need it")
 _CLASSIFIER = (r"head" + _AFFINE, "classifier: features do not need it")
 _DINO_HEAD = (r"(?:dino_|ibot_)?head\..*|(?:dino|ibot_patch)_loss\..*", "self-distillation: features do not need it")
+_ADAPTER = (
+    (r"adapter\.adapter\.adapter_linear(\.(?:weight|bias))", r"adapter.linear\1"),
+    (r"adapter\.adapter\.adapter_layer_norm1(\.(?:weight|bias))", r"adapter.norm\1"),
+)
+_ADAPTER_MARK = r"adapter\.adapter\.adapter_.*"
 _DINO_CODE = "DINO, vision_transformer.py, interpolate_pos_encoding"
 _CROPMAE_CODE = "CropMAE, downstreams/propagation/src/models_mae.py, interpolate_pos_encoding"
 
@@ -130,6 +136,23 @@ FAMILIES = (
         source="DINOv2, dinov2/hub/backbones.py",
     ),
     Family(
+        name="cosettle",
+        title="Co-Settle on MAE, MoCo v3, iBOT, DINO or DINOv2",
+        marks=(_ADAPTER_MARK,),
+        renames=(_REGISTERS, *_ADAPTER),
+        drops=(_MASK_TOKEN, _CLASSIFIER),
+        position_offset=0.1,  # DINOv2 is trained there with registers: see position_rule
+        source="Co-Settle, interpolate_pos_encoding of each base in models/, and dinov2's ssl_default_config.yaml",
+    ),
+    Family(
+        name="cosettle-blip",
+        title="Co-Settle on BLIP",
+        marks=(_ADAPTER_MARK,),
+        renames=_ADAPTER,
+        position_antialias=True,
+        source="Co-Settle, models/blip/vit.py, interpolate_pos_encoding",
+    ),
+    Family(
         name="dino",
         title="DINO",
         marks=(r"head\.(?:mlp|last_layer)\..*",),
@@ -149,8 +172,8 @@ NAMES = tuple(family.name for family in FAMILIES)
 
 
 def position_rule(family: Family, registers: int) -> tuple[float, bool]:
-    """Return ``position_offset`` and ``position_antialias`` of a family; DINOv2 has two rules in one family."""
-    if registers and family.name == "dinov2":
+    """Return ``position_offset`` and ``position_antialias`` of a family; DINOv2 has two rules."""
+    if registers and family.name in ("dinov2", "cosettle"):
         return 0.0, True
     return family.position_offset, family.position_antialias
 
@@ -182,6 +205,12 @@ def choose_family(family: str, tensors: Mapping[str, Tensor]) -> Family:
         raise CheckpointError(
             f"{name_some(found, 3)} belong to DINOv3 or EVA, whose rotary positions SiamMAE lacks. {_TIMM}."
         )
+    if found := sorted(name for name in tensors if _CLIP.fullmatch(name)):
+        raise CheckpointError(
+            f"{name_some(found, 3)} belong to CLIP, with a layer norm before the blocks and another GELU, which "
+            "SiamMAE lacks; Co-Settle on CLIP cannot be loaded. Load plain CLIP through timm: "
+            'TimmExtractor.from_pretrained("timm/vit_base_patch16_clip_224.openai").'
+        )
     fitting = [one for one in FAMILIES if _has_marks(one, tensors)]
     if family == "auto":
         chosen = min(fitting, key=lambda one: len(_unknown(one, tensors)))
@@ -195,6 +224,11 @@ def choose_family(family: str, tensors: Mapping[str, Tensor]) -> Family:
         raise CheckpointError(
             f"{name_some(unknown)} fit {asked} (families: {', '.join(NAMES)}), and what is not understood is never "
             f"dropped. {_TIMM}."
+        )
+    if chosen.name.startswith("cosettle") and "cls_token" not in tensors:
+        raise CheckpointError(
+            "an adapter, but no cls_token: this is Co-Settle on I-JEPA, whose encoder has no CLS token and whose "
+            "features pass no norm before the adapter. SiamMAE's encoder has both, so it cannot be loaded."
         )
     return chosen
 

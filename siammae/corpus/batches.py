@@ -45,6 +45,16 @@ def extract_batches(
     Raises:
         ValueError: a setting is out of range or unknown to the model, or frames are refused.
         VideoReadError: the video cannot be decoded.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> video = np.zeros((5, 48, 64, 3), np.uint8)
+        >>> for batch in siammae.extract_batches(video, model=siammae.PixelExtractor(), batch_size=2):
+        ...     print(tuple(batch.shape))
+        (2, 192, 6, 8)
+        (2, 192, 6, 8)
+        (1, 192, 6, 8)
     """
     settings = (config or ExtractionConfig()).replace(**changes)
     if settings.pca is not None:

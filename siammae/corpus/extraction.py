@@ -79,6 +79,14 @@ def extract_to(
         VideoReadError: the video cannot be decoded.
         OSError: the disk is too small for what is expected, said before the work, or it is full.
         ImportError: zarr is not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> video = np.zeros((4, 48, 64, 3), np.uint8)
+        >>> written = siammae.extract_to(video, "features.safetensors", model=siammae.PixelExtractor(), every=2)
+        >>> siammae.open_features("features.safetensors").shape
+        (2, 192, 6, 8)
     """
     target = Path(output)
     if target.suffix not in (".safetensors", ".zarr"):

@@ -302,6 +302,15 @@ def open_features(path: PathLike) -> FeatureDataset | StoredVideo:
     Raises:
         FileNotFoundError: it is not there, or a folder has no manifest.
         ValueError: it is damaged, or another program's.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> video = np.zeros((4, 48, 64, 3), np.uint8)
+        >>> written = siammae.extract_to(video, "features.safetensors", model=siammae.PixelExtractor())
+        >>> with siammae.open_features("features.safetensors") as stored:
+        ...     print(stored.shape, stored[1:3].shape)
+        (4, 192, 6, 8) (2, 192, 6, 8)
     """
     place = Path(path)
     one = place.suffix in (".safetensors", ".zarr") and not (place / MANIFEST).exists()

@@ -36,6 +36,16 @@ class FeatureCache:
 
     Raises:
         ValueError: ``max_bytes`` is negative.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> cache = siammae.FeatureCache(siammae.PixelExtractor())
+        >>> frame = np.zeros((1, 48, 64, 3), np.uint8)
+        >>> for _ in range(3):
+        ...     features = cache.extract(frame)
+        >>> cache.misses, cache.hits
+        (1, 2)
     """
 
     def __init__(self, extractor: FeatureExtractor, *, max_bytes: int = 2 * 2**30) -> None:

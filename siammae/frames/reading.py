@@ -64,6 +64,13 @@ def read_frames(
             a file's frames have more pixels than the environment variable ``SIAMMAE_MAX_PIXELS`` allows, by default
             67,108,864 (8192 x 8192; Pillow itself refuses images of more than 178,956,970).
         ImportError: the reader is not installed, or cannot load.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> video = np.zeros((10, 48, 64, 3), np.uint8)  # or a path, a folder, a tensor, an iterator
+        >>> [frame.shape for frame in siammae.read_frames(video, start=2, stop=8, step=3)]
+        [(48, 64, 3), (48, 64, 3)]
     """
     for name, got, least in (("start", start, 0), ("stop", stop, start), ("step", step, 1)):
         if got is not None and got < least:

@@ -51,6 +51,15 @@ class VideoWriter:
         FileNotFoundError: the folder does not exist.
         RuntimeError: ``write`` is called outside a ``with`` block.
         OSError: OpenCV cannot encode here, or the finished file does not hold all frames, as on a full disk.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> with siammae.VideoWriter("clip.mp4", fps=10) as writer:
+        ...     for level in (0, 100, 200):
+        ...         writer.write(np.full((48, 64, 3), level, np.uint8))
+        >>> len(list(siammae.read_frames("clip.mp4")))
+        3
     """
 
     def __init__(self, path: PathLike, *, fps: float = 25.0) -> None:

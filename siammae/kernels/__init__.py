@@ -107,7 +107,13 @@ def _backend(name: str) -> Backend:
 
 
 def available_kernels() -> Mapping[str, str]:
-    """Return each backend's status on this machine: ``"available"`` or the reason why it cannot run."""
+    """Return each backend's status on this machine: ``"available"`` or the reason why it cannot run.
+
+    Example:
+        >>> import siammae
+        >>> siammae.available_kernels()["reference"]
+        'available'
+    """
     return {name: _backend(name).status() for name in _MODULES}
 
 

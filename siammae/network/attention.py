@@ -117,6 +117,14 @@ def class_attention(
 
     Raises:
         ValueError: the network has no CLS token or another kind of attention, or frames or options are refused.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> model = siammae.SiamMAE.from_pretrained()
+        >>> attention = siammae.class_attention(model, np.zeros((1, 48, 64, 3), np.uint8))
+        >>> tuple(attention.shape)  # frames, heads, patches
+        (1, 3, 6, 8)
     """
     attention, prefix = _class_layer(model, layer)
 
@@ -178,6 +186,15 @@ def cross_attention(
 
     Raises:
         ValueError: the network's decoder has no cross-attention, or frames or options are refused.
+
+    Example:
+        >>> import siammae
+        >>> import torch
+        >>> model = siammae.SiamMAE(siammae.ModelConfig.vit("tiny", image_size=48, depth=2)).eval()
+        >>> past, future = torch.rand(2, 1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+        >>> found = siammae.cross_attention(model, past, future)
+        >>> tuple(found.weights.shape)  # pairs, blocks, heads, future patches, CLS and past patches
+        (1, 4, 8, 9, 10)
     """
     if model.decoder is None or not has_cross_attention(model):
         raise ValueError(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from siammae.checkpoints import hub
 from siammae.checkpoints.hub import DEFAULT_WEIGHTS
@@ -43,6 +44,15 @@ class SiamMAE(PretrainingModel):
     Args:
         config: the network's shape; None = ViT-S/16.
         propagation: recommended label propagation.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> model = siammae.SiamMAE.from_pretrained()  # bundled; or a folder, or "owner/name" on the Hub
+        >>> video = np.zeros((2, 48, 64, 3), np.uint8)
+        >>> features = model.extract(video)  # a vector for each patch
+        >>> tuple(features.shape), model.patch_size
+        ((2, 192, 6, 8), 8)
     """
 
     extract_options = frozenset({"region", "pool_keys", "cls", "reuse"})  # that not every extractor has
@@ -161,7 +171,7 @@ class SiamMAE(PretrainingModel):
                 places in the whole frame, but without seeing the rest of it. Features of all others are 0.
             pool_keys: every patch attends to means of so many by so many patches; 1 = to each one. 2 takes about a
                 quarter of attention's time, and changes features a little.
-            cls: return the CLS token of each frame instead, which is never whitened.
+            cls: return the CLS token of each frame instead, which is neither adapted nor whitened.
 
         Returns:
             ``(T, C, h, w)`` on the model's device, without CLS; with ``cls``, CLS alone: ``(T, C)``. In the model's
@@ -172,11 +182,11 @@ class SiamMAE(PretrainingModel):
             VideoReadError: the video cannot be decoded.
         """
         last = self.encoder.check_layer(layer) == self.config.depth - 1
-        whitening = self.whitening if whiten and last and norm else None
+        maps = self.feature_maps(whiten) if last and norm else ()
         features = extract_features(
             frames,
             lambda images: self._encode(
-                images, layer, norm, pixel_std or self.config.pixel_std, whitening, region, pool_keys, cls
+                images, layer, norm, pixel_std or self.config.pixel_std, maps, region, pool_keys, cls
             ),
             patch_size=self.patch_size,
             device=self.device,
@@ -191,7 +201,7 @@ class SiamMAE(PretrainingModel):
         layer: int,
         norm: bool,
         std: tuple[float, float, float],
-        whitening: Whitening | None,
+        maps: Sequence[nn.Module] = (),
         region: tuple[int, int, int, int] | None = None,
         pool_keys: int = 1,
         cls: bool = False,
@@ -209,12 +219,16 @@ class SiamMAE(PretrainingModel):
             token: Tensor = encoded[:, 0]
             return token
         features = encoded[:, 1:]
-        if whitening is not None:
-            features = whitening(features)
-        maps: Tensor = features.unflatten(1, (bottom - top, right - left))
+        for map_features in maps:
+            features = map_features(features)
+        grid: Tensor = features.unflatten(1, (bottom - top, right - left))
         if region is not None:
-            maps = F.pad(maps, (0, 0, left, w - right, top, h - bottom))
-        return maps.permute(0, 3, 1, 2)
+            grid = F.pad(grid, (0, 0, left, w - right, top, h - bottom))
+        return grid.permute(0, 3, 1, 2)
+
+    def feature_maps(self, whiten: bool = True) -> Sequence[nn.Module]:
+        """Return what the last layer's normed features pass, in this order: the adapter, the whitening."""
+        return [part for part in (self.adapter, self.whitening if whiten else None) if part is not None]
 
     def open_stream(
         self,

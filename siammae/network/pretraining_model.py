@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from siammae.config import ModelConfig
 from siammae.features import normalize
+from siammae.network.adapter import Adapter
 from siammae.network.cropmae import CropMAEDecoder
 from siammae.network.decoder import CrossAttention, Decoder
 from siammae.network.loss import masked_patch_loss, matching_loss, patchify
@@ -56,6 +57,7 @@ class PretrainingModel(nn.Module):
         self.patch_size = config.patch_size
         self.encoder = Encoder(config)
         self.decoder = _decoder(config)
+        self.adapter = Adapter(config.embed_dim) if config.adapter else None
         self.whitening = Whitening(config.embed_dim).to(self.device, self.dtype) if config.whitened else None
         # A jointly encoding network must know which frame a token is from; alone, a frame counts as the past one.
         joint = config.encoder == "joint"

@@ -59,6 +59,8 @@ class SiamTrunk:
         return features.to(self.model.dtype)
 
     def finish(self, tokens: Tensor) -> Tensor:
-        """Norm and whiten."""
+        """Norm, adapt and whiten."""
         features: Tensor = self.model.encoder.norm(tokens)
-        return features if self.model.whitening is None else self.model.whitening(features)
+        for map_features in self.model.feature_maps():
+            features = map_features(features)
+        return features

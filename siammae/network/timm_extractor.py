@@ -90,6 +90,15 @@ class TimmExtractor:
 
     Raises:
         ValueError: the model has no patch grid or no such block, or timm's record of its normalisation is missing.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> import timm
+        >>> network = timm.create_model("test_vit", pretrained=False)  # or TimmExtractor.from_pretrained("timm/NAME")
+        >>> extractor = siammae.TimmExtractor(network)
+        >>> tuple(extractor.extract(np.zeros((2, 48, 64, 3), np.uint8)).shape), extractor.patch_size
+        ((2, 64, 3, 4), 16)
     """
 
     def __init__(

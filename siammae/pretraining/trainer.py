@@ -100,6 +100,20 @@ def pretrain(
         WorkerError: another of several processes failed, or one that reads ahead.
         DatasetError: too many clips cannot be read, or ``config.probe`` is not in DAVIS's layout.
         ImportError: a reader or logger is not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> with siammae.VideoWriter("clip.mp4") as writer:
+        ...     for frame in np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8):
+        ...         writer.write(frame)
+        >>> network = siammae.ModelConfig.vit("tiny", patch_size=8, image_size=32, depth=1, decoder_depth=1)
+        >>> config = siammae.PretrainConfig(
+        ...     videos="clip.mp4", output_dir="run", model=network, frame_gap=(1, 4), batch_size=2, workers=0
+        ... )
+        >>> folder = siammae.pretrain(config, device="cpu", max_steps=1)
+        >>> siammae.SiamMAE.from_pretrained(folder).config == network
+        True
     """
     if overwrite and resume is not None:
         raise ValueError(f"resume is {resume!r} and overwrite is True: a run goes on or begins anew. Give one of them.")

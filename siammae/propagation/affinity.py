@@ -115,6 +115,14 @@ def topk_affinity(
 
     Source:
         Jabri et al. 2020 (videowalk), code/utils/test_utils.py; Caron et al. 2021 (DINO), eval_video_segmentation.py.
+
+    Example:
+        >>> import siammae
+        >>> import torch
+        >>> context = torch.eye(12).reshape(1, 12, 3, 4)  # one frame of 3 x 4 patches, all different
+        >>> matches = siammae.topk_affinity(context[0], context, top_k=1, temperature=0.1)
+        >>> matches.indices[:, 0].tolist()  # each patch finds itself
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
     """
     _check(query, context)
     if top_k < 1:

@@ -104,6 +104,18 @@ class KeypointPropagator(StreamPropagator):
 
     Raises:
         KernelUnavailableError: the backend asked for cannot run here.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> video = np.zeros((4, 48, 64, 3), np.uint8)
+        >>> video[:, 16:32, 16:32] = 255  # a white square on black
+        >>> points = np.array([[16.0, 16.0], [31.0, 31.0]])  # x, y of two corners
+        >>> follow = siammae.KeypointPropagator(siammae.PixelExtractor(4))
+        >>> for index, frame in enumerate(video):
+        ...     result = follow.step(frame, keypoints=points if index == 0 else None)
+        >>> result.points.shape, result.confidence.shape
+        ((2, 2), (2,))
     """
 
     def __init__(

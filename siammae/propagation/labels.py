@@ -111,6 +111,15 @@ def gather_labels(topk: TopK, context_labels: Tensor) -> Tensor:
 
     Raises:
         ValueError: the labels do not belong to these matches.
+
+    Example:
+        >>> import siammae
+        >>> import torch
+        >>> context = torch.eye(12).reshape(1, 12, 3, 4)  # one frame of 3 x 4 patches, all different
+        >>> matches = siammae.topk_affinity(context[0].flip(-1), context, top_k=1, temperature=0.1)
+        >>> labels = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(1, 1, 3, 4)  # the left column
+        >>> siammae.gather_labels(matches, labels)[0, 0].tolist()  # in the mirrored frame, the right one
+        [0.0, 0.0, 0.0, 1.0]
     """
     if context_labels.ndim != 4:
         raise ValueError(f"context_labels is {tuple(context_labels.shape)}: it must be (M, L, h, w).")

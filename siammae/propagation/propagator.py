@@ -37,6 +37,19 @@ class Propagator(StreamPropagator):
 
     Raises:
         KernelUnavailableError: the backend asked for cannot run here.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> video = np.zeros((4, 48, 64, 3), np.uint8)
+        >>> video[:, 16:32, 16:32] = 255  # a white square on black
+        >>> mask = np.zeros((48, 64), np.uint8)
+        >>> mask[16:32, 16:32] = 1
+        >>> follow = siammae.Propagator(siammae.PixelExtractor())
+        >>> for index, frame in enumerate(video):  # or frames from a camera
+        ...     result = follow.step(frame, mask=mask if index == 0 else None)
+        >>> follow.object_ids, result.label_map().shape
+        ((1,), (48, 64))
     """
 
     def __init__(

@@ -32,6 +32,19 @@ def suggest_frame(result: _Result, annotated: Collection[int], *, rule: Rule = "
 
     Raises:
         ValueError: the rule is unknown, or ``annotated`` is empty or names a frame that the video has not.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> video = np.zeros((4, 48, 64, 3), np.uint8)
+        >>> video[:, 16:32, 16:32] = 255  # a white square on black
+        >>> mask = np.zeros((48, 64), np.uint8)
+        >>> mask[16:32, 16:32] = 1
+        >>> tracks = siammae.propagate_masks(video, mask, model=siammae.PixelExtractor())
+        >>> siammae.suggest_frame(tracks, [0]) in (1, 2, 3)
+        True
+        >>> siammae.suggest_frame(tracks, [0, 1, 2, 3]) is None  # all are annotated
+        True
     """
     if rule not in get_args(Rule):
         raise ValueError(f"rule is {rule!r}: it must be one of {', '.join(get_args(Rule))}.")

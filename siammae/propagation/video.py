@@ -146,6 +146,20 @@ def follow_masks(
 
     Yields:
         One :class:`FrameMasks` a frame, the annotated ones included.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> video = np.zeros((4, 48, 64, 3), np.uint8)
+        >>> video[:, 16:32, 16:32] = 255  # a white square on black
+        >>> mask = np.zeros((48, 64), np.uint8)
+        >>> mask[16:32, 16:32] = 1
+        >>> for frame in siammae.follow_masks(video, mask, model=siammae.PixelExtractor()):
+        ...     print(frame.frame_index, frame.label_map()[24, 24])
+        0 1
+        1 1
+        2 1
+        3 1
     """
     given = masks if isinstance(masks, Mapping) else {0: masks}
     frames = _shown(video, progress, [mask for mask in given.values() if isinstance(mask, str | os.PathLike)])
@@ -189,6 +203,21 @@ def propagate_masks(
         VideoReadError: the video cannot be decoded.
         FileNotFoundError: a path does not exist.
         KernelUnavailableError: the backend asked for cannot run here.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> video = np.zeros((4, 48, 64, 3), np.uint8)
+        >>> video[:, 16:32, 16:32] = 255  # a white square on black
+        >>> mask = np.zeros((48, 64), np.uint8)
+        >>> mask[16:32, 16:32] = 1
+        >>> tracks = siammae.propagate_masks(video, mask, model=siammae.PixelExtractor())
+        >>> tracks.labels.shape, tracks.object_ids
+        ((4, 48, 64), (1,))
+        >>> tracks.labels[:, 24, 24].tolist()  # the square's middle in each frame
+        [1, 1, 1, 1]
+        >>> tracks.save("masks").name  # palette PNGs
+        'masks'
     """
     results = follow_masks(
         video, masks, object_ids=object_ids, model=model, config=config, kernels=kernels, progress=progress
@@ -226,6 +255,19 @@ def follow_keypoints(
 
     Yields:
         Points ``(N, 2)`` and confidence ``(N,)``, the annotated frames included.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> video = np.zeros((4, 48, 64, 3), np.uint8)
+        >>> video[:, 16:32, 16:32] = 255  # a white square on black
+        >>> points = np.array([[16.0, 16.0], [31.0, 31.0]])  # x, y of two corners
+        >>> for frame in siammae.follow_keypoints(video, points, model=siammae.PixelExtractor(4)):
+        ...     print(frame.points.shape)
+        (2, 2)
+        (2, 2)
+        (2, 2)
+        (2, 2)
     """
     given = keypoints if isinstance(keypoints, Mapping) else {0: keypoints}
     yield from follow_keypoint_frames(
@@ -265,6 +307,16 @@ def propagate_keypoints(
         VideoReadError: the video cannot be decoded.
         FileNotFoundError: a path does not exist.
         KernelUnavailableError: the backend asked for cannot run here.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> video = np.zeros((4, 48, 64, 3), np.uint8)
+        >>> video[:, 16:32, 16:32] = 255  # a white square on black
+        >>> points = np.array([[16.0, 16.0], [31.0, 31.0]])  # x, y of two corners
+        >>> tracks = siammae.propagate_keypoints(video, points, model=siammae.PixelExtractor(4))
+        >>> tracks.points.shape, tracks.confidence.shape
+        ((4, 2, 2), (4, 2))
     """
     results = follow_keypoints(video, keypoints, model=model, config=config, kernels=kernels, progress=progress)
     points, confidence = zip(*results, strict=True)

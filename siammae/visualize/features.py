@@ -26,6 +26,13 @@ def feature_pca(features: Tensor, *, size: tuple[int, int] | None = None) -> NDA
 
     Raises:
         ValueError: ``features`` has another shape or dtype or is not finite, or ``size`` is not two positive numbers.
+
+    Example:
+        >>> import siammae
+        >>> import torch
+        >>> features = torch.rand(2, 192, 6, 8, generator=torch.Generator().manual_seed(0))
+        >>> siammae.feature_pca(features, size=(48, 64)).shape
+        (2, 48, 64, 3)
     """
     _check_features(features)
     frames, channels, height, width = features.shape

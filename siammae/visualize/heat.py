@@ -47,6 +47,13 @@ def overlay_heat(
 
     Raises:
         ValueError: ``frame`` or ``heat`` has another shape, a value is not finite, or an option is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> frame = np.zeros((48, 64, 3), np.uint8)
+        >>> siammae.overlay_heat(frame, np.arange(48.0).reshape(6, 8)).shape
+        (48, 64, 3)
     """
     check_frame(frame, "frame")
     heat = np.asarray(heat, dtype=np.float32)

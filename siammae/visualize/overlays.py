@@ -55,6 +55,15 @@ def overlay_masks(
 
     Raises:
         ValueError: ``frame`` or ``labels`` has another shape or dtype, or ``alpha`` is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> frame = np.zeros((2, 2, 3), np.uint8)
+        >>> labels = np.array([[0, 1], [0, 0]], np.uint8)
+        >>> picture = siammae.overlay_masks(frame, labels, alpha=1.0, outline=False)
+        >>> picture[0].tolist()  # the first object of DAVIS is dark red
+        [[0, 0, 0], [128, 0, 0]]
     """
     check_frame(frame, "frame")
     got = f"{labels.shape} {labels.dtype} for a frame of {frame.shape[:2]}"
@@ -94,6 +103,13 @@ def overlay_keypoints(
 
     Raises:
         ValueError: ``frame``, ``points``, ``confidence`` or ``names`` has another shape, or ``radius`` is not above 0.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> frame = np.zeros((48, 64, 3), np.uint8)
+        >>> siammae.overlay_keypoints(frame, np.array([[10.0, 20.0], [40.0, 30.0]]), names=["hand", "foot"]).shape
+        (48, 64, 3)
     """
     check_frame(frame, "frame")
     points = np.asarray(points, dtype=np.float64)

@@ -142,6 +142,15 @@ def reconstruct(
     Raises:
         ValueError: the network has no decoder, the clip is too short, or frames or options are refused.
         VideoReadError: the video cannot be decoded.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> model = siammae.SiamMAE(siammae.ModelConfig.vit("tiny", image_size=48, depth=2)).eval()  # random weights
+        >>> frames = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), dtype=np.uint8)
+        >>> result = siammae.reconstruct(frames, model=model)  # frames 1 and 2 from frame 0
+        >>> result.prediction.shape, result.hidden.shape
+        ((2, 48, 48, 3), (2, 3, 3))
     """
     network = load_extractor(model)
     if not isinstance(network, SiamMAE):

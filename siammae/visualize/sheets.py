@@ -40,6 +40,14 @@ def contact_sheet(
     Raises:
         ValueError: no frames, a frame of another shape or dtype, captions or confidence too few or many, a number out
             of range.
+
+    Example:
+        >>> import numpy as np
+        >>> import siammae
+        >>> frames = [np.full((48, 64, 3), level, np.uint8) for level in (0, 100, 200)]
+        >>> sheet = siammae.contact_sheet(frames, columns=3, captions=["first", "second", "third"], width=64)
+        >>> sheet.dtype.name, sheet.ndim
+        ('uint8', 3)
     """
     check(len(frames) > 0, "frames is empty: a contact sheet needs at least one picture. Check what was read.")
     check(min(columns, width) >= 1, f"columns is {columns} and width is {width}: both must be at least 1.")

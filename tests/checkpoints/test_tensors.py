@@ -44,6 +44,7 @@ def test_load_strictly_reports_all_problems_at_once_and_loads_nothing():
         {"decoder": "cropmae", "decoder_depth": 3},
         {"decoder": "joint", "encoder": "joint", "depth": 4},
         {"decoder": "none", "position": "learned", "registers": 3, "layer_scale": True},
+        {"decoder": "none", "adapter": True},
         {"decoder": "cross", "whitened": True, "image_size": 96},
     ],
     ids=str,

@@ -157,7 +157,9 @@ def test_settings_through_json_come_back_equal(settings):
 
 
 def test_settings_from_unknown_field_are_refused():
-    with pytest.raises(ValueError, match=r"unknown ModelConfig fields \['colour', 'width'\]: known are \['decoder'"):
+    with pytest.raises(
+        ValueError, match=r"unknown ModelConfig fields \['colour', 'width'\]: known are \['adapter', 'decoder'"
+    ):
         ModelConfig.from_dict({"width": 3, "colour": 1})
     with pytest.raises(ValueError, match=r"unknown PropagationConfig fields \['topk'\]"):
         PropagationConfig().replace(topk=3)

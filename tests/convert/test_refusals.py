@@ -156,7 +156,7 @@ def test_convert_as_another_family_is_refused(manifest, family, match, tmp_path)
 def test_convert_with_an_unknown_family_lists_them(tmp_path):
     match = "family is 'dinosaur': it must be 'auto' or one of 'catmae', 'cropmae', .*'vit'"
     refused(tmp_path, foreign_tensors(VIT, depth=1), match, ValueError, family="dinosaur")
-    assert len(set(NAMES)) == len(FAMILIES) == 9
+    assert len(set(NAMES)) == len(FAMILIES) == 11
 
 
 def test_convert_of_dinov3_points_to_timm(tmp_path):

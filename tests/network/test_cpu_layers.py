@@ -216,7 +216,7 @@ def test_extract_is_the_same_by_either_route_and_as_the_ordinary_layers_compute_
     model = ramp_weights(tiny_model())
     got = model.extract(frames)
     with torch.enable_grad():  # the ordinary layers
-        expected = model._encode(torch.from_numpy(frames).permute(0, 3, 1, 2), -1, True, model.config.pixel_std, None)
+        expected = model._encode(torch.from_numpy(frames).permute(0, 3, 1, 2), -1, True, model.config.pixel_std)
     assert (got - expected).norm() <= 1e-6 * expected.norm()
 
 
