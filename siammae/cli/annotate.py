@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise ImportError(_MISSING) from error
     from siammae.annotate.opening import hold_project
+    from siammae.annotate.pictures import BEHIND
     from siammae.annotate.project import Project
     from siammae.annotate.security import is_loopback, new_token
     from siammae.annotate.server import make_app
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     video, folder = _find(args)
     with ExitStack() as stack:
         stack.enter_context(hold_project(folder, video))
-        shown = stack.enter_context(closing(FrameAccess(video, reader=args.reader)))
+        shown = stack.enter_context(closing(FrameAccess(video, reader=args.reader, behind=BEHIND)))
         project = Project(folder, describe_video(video, shown))
         model = load_model(args)
         config = propagation_config(args, model)
