@@ -15,7 +15,7 @@ from siammae.frames import encode_image
 from siammae.frames.pyav_access import GivenUpError
 from siammae.frames.random_access import FrameAccess
 
-_CACHE_BYTES = 24_000_000
+_CACHE_BYTES = 16_000_000
 _QUALITY = 92  # of the JPEGs: what is drawn on should show no blocks
 _AHEAD, BEHIND = 6, 8  # neighbours; those behind are decoded on the way to a frame, and stay where so many are kept
 
@@ -35,6 +35,7 @@ class Pictures:
         self._bytes = 0
         self._lock = threading.Lock()  # of what is kept, and of how many wait
         self._waiting = 0  # requests of frames that are looked at
+        self._making = threading.Lock()  # one at a time: each takes some 20 MB for a frame of 1080p
         self._looked = -1  # the frame that is looked at
         self._wish: tuple[int, int] | None = (
             None  # that frame, and how far it is from the one before, until it is seen to
@@ -107,7 +108,8 @@ class Pictures:
             if number in self._kept:
                 self._kept.move_to_end(number)
                 return self._kept[number]
-        data = encode_image(self._frames.frame(number, given_up), "jpg", quality=_QUALITY)
+        with self._making:
+            data = encode_image(self._frames.frame(number, given_up), "jpg", quality=_QUALITY)
         with self._lock:
             if number not in self._kept:
                 self._kept[number] = data

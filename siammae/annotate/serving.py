@@ -5,11 +5,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import logging
+import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
+import torch
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -21,12 +25,26 @@ _PATIENCE = 20  # seconds for the server to begin and to end
 def give_memory_back() -> None:
     """Let what is freed go back to the system at once; called before there are threads.
 
-    Frames of 1080p are too small for glibc to do so by itself, and each thread would keep a few.
+    Frames of 1080p and features are too small for glibc to do so by itself, and each thread would keep a few.
     """
     with suppress(OSError, AttributeError):  # glibc only
         libc = ctypes.CDLL("libc.so.6")
-        for parameter, value in ((_MMAP_THRESHOLD, 2**20), (_ARENA_MAX, 2)):
+        for parameter, value in ((_MMAP_THRESHOLD, 2**18), (_ARENA_MAX, 2)):
             libc.mallopt(parameter, value)
+
+
+@contextmanager
+def without_triton() -> Iterator[None]:
+    """Keep Triton, 75 MB, from being loaded where no GPU can use it: timm imports PyTorch's compiler, and that Triton."""
+    if "triton" in sys.modules or torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET"):
+        yield
+        return
+    modules: dict[str, Any] = sys.modules
+    modules["triton"] = None  # as Python marks a module that is not to be found
+    try:
+        yield
+    finally:
+        del sys.modules["triton"]
 
 
 def bind(host: str, port: int | None) -> socket.socket:

@@ -57,7 +57,7 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     try:
-        from siammae.annotate.serving import bind, give_memory_back, serving
+        from siammae.annotate.serving import bind, give_memory_back, serving, without_triton
     except ImportError as error:
         raise ImportError(_MISSING) from error
     from siammae.annotate.opening import hold_project
@@ -76,9 +76,10 @@ def run(args: argparse.Namespace) -> int:
         stack.enter_context(hold_project(folder, video))
         shown = stack.enter_context(closing(FrameAccess(video, reader=args.reader, behind=BEHIND)))
         project = Project(folder, describe_video(video, shown))
-        model = load_model(args)
+        with without_triton():
+            model = load_model(args)
         config = propagation_config(args, model)
-        followed = stack.enter_context(closing(FrameAccess(video, reader=args.reader, threads=1)))
+        followed = stack.enter_context(closing(FrameAccess(video, reader=args.reader, threads=1, behind=BEHIND)))
         session = stack.enter_context(closing(Session(project, shown, followed, model, config)))
         token = None if is_loopback(args.host) else new_token()
         listener = bind(args.host, args.port)

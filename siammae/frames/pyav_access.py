@@ -34,7 +34,7 @@ class PyAVAccess(PyAVReader):
     Args:
         path: a video file.
         threads: that decode.
-        behind: frames before the last one that stay decoded, for who steps back from it.
+        behind: frames before the last one that stay decoded, for who steps back from it; until somebody steps forwards.
 
     Attributes:
         count: of the frames, by their timestamps.
@@ -53,7 +53,7 @@ class PyAVAccess(PyAVReader):
             raise UnprovenError(f"{path} has no timestamps that tell its frames apart")
         self._timeline, self.count, self._behind = timeline, len(timeline.stamps), behind
         self._decoding: Iterator[av.VideoFrame] = iter(())
-        self._position = -1  # number of the frame that was decoded last
+        self._position = -1  # number of the frame that was decoded last; -1: it is not known
         self._whole = 0  # from this frame on, none is left out
         self._kept: deque[tuple[int, Any]] = deque(maxlen=behind + 1)  # the last frames with their numbers
 
@@ -73,7 +73,7 @@ class PyAVAccess(PyAVReader):
             try:
                 self._decode(number, max(0, number - self._behind), given_up)
             except UnprovenError:
-                self._kept.clear()
+                self._position = -1
                 self._decode(number, 0, given_up)
         return self._rgb(next(frame for known, frame in self._kept if known == number), number)
 
@@ -82,8 +82,10 @@ class PyAVAccess(PyAVReader):
         keys = self._timeline.keys
         key = int(keys[np.searchsorted(keys, number, "right") - 1])
         # An aim that was given up may have left out frames up to its own ``whole``.
-        if not self._kept or number <= self._position or number < self._whole or key > self._position:
+        if number <= self._position or number < self._whole or key > self._position:
             self._land(key, whole)
+        elif number == self._position + 1:
+            self._kept.clear()
         self._whole = whole
         while self._position < number:
             if given_up():
@@ -95,7 +97,7 @@ class PyAVAccess(PyAVReader):
     def _land(self, key: int, whole: int) -> None:
         """Seek to a key frame, or to one before it where the file's own index leads there."""
         self._kept.clear()
-        self._whole = whole
+        self._position, self._whole = -1, whole
         if not self._seek(int(self._timeline.stamps[key])):
             raise UnprovenError(f"no seeking to frame {key}")
         self._decoding = self._decoded()
@@ -112,8 +114,8 @@ class PyAVAccess(PyAVReader):
         place = None if frame is None else self._timeline.number_of(frame)
         proven = place is not None and frame is not None and not frame.is_corrupt and place > self._position
         if place is None or not proven or (place > self._whole and place != self._position + 1):
-            self._kept.clear()
-            raise UnprovenError(f"frame {number} does not follow {self._position}")
+            before, self._position = self._position, -1
+            raise UnprovenError(f"frame {number} does not follow {before}")
         if self._turn != turn:
             self._kept.clear()  # they would be turned as this one
         self._keep(place, frame)

@@ -49,7 +49,7 @@ def session(folder, video, extractor=EXTRACTOR, rules=RULES):
     with (
         hold_project(folder, video),
         closing(FrameAccess(video, behind=BEHIND)) as shown,
-        closing(FrameAccess(video)) as followed,
+        closing(FrameAccess(video, behind=BEHIND)) as followed,
         closing(Session(Project(folder, describe_video(video, shown)), shown, followed, extractor, rules)) as opened,
     ):
         yield opened
