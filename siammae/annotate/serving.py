@@ -35,7 +35,7 @@ def give_memory_back() -> None:
 
 @contextmanager
 def without_triton() -> Iterator[None]:
-    """Keep Triton, 75 MB, from being loaded where no GPU can use it: timm imports PyTorch's compiler, and that Triton."""
+    """Keep Triton, 75 MB, from being loaded without a GPU: PyTorch's compiler, which timm imports, loads it."""
     if "triton" in sys.modules or torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET"):
         yield
         return
@@ -44,7 +44,7 @@ def without_triton() -> Iterator[None]:
     try:
         yield
     finally:
-        del sys.modules["triton"]
+        modules.pop("triton", None)
 
 
 def bind(host: str, port: int | None) -> socket.socket:
