@@ -17,7 +17,7 @@ from siammae.frames.random_access import FrameAccess
 
 _CACHE_BYTES = 16_000_000
 _QUALITY = 92  # of the JPEGs: what is drawn on should show no blocks
-_AHEAD, BEHIND = 6, 8  # neighbours; those behind are decoded on the way to a frame, and stay where so many are kept
+_AHEAD, BEHIND = 6, 4  # neighbours; those behind are decoded on the way to a frame, and stay where so many are kept
 
 
 class Pictures:

@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
-import os
 import socket
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import contextmanager
 
-import torch
 import uvicorn
 from starlette.types import ASGIApp
 
 DEFAULT_PORT, _TRIES = 8765, 20
-_MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # numbers of glibc's mallopt
 _PATIENCE = 20  # seconds for the server to begin and to end
-
-
-def give_memory_back() -> None:
-    """Let what is freed go back to the system at once; called before there are threads.
-
-    Frames of 1080p and features are too small for glibc to do so by itself, and each thread would keep a few.
-    """
-    with suppress(OSError, AttributeError):  # glibc only
-        libc = ctypes.CDLL("libc.so.6")
-        for parameter, value in ((_MMAP_THRESHOLD, 2**18), (_ARENA_MAX, 2)):
-            libc.mallopt(parameter, value)
-
-
-@contextmanager
-def without_triton() -> Iterator[None]:
-    """Keep Triton, 75 MB, from being loaded without a GPU: PyTorch's compiler, which timm imports, loads it."""
-    if "triton" in sys.modules or torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET"):
-        yield
-        return
-    modules: dict[str, Any] = sys.modules
-    modules["triton"] = None  # as Python marks a module that is not to be found
-    try:
-        yield
-    finally:
-        modules.pop("triton", None)
 
 
 def bind(host: str, port: int | None) -> socket.socket:
