@@ -3,6 +3,7 @@
 ``python benchmarks/bench_annotate.py make VIDEO --keyint 250`` makes ten minutes of 1080p H.264 out of the demo clip
 (one minute, enlarged and moved, ten times over); ``... ask VIDEO`` starts the server on it and asks as the page does:
 one frame after the other, frames anywhere, strokes, boxes; then it follows, and asks again meanwhile.
+``... decode VIDEO`` decodes frames so far behind a key frame, in this process: CPU time holds on a shared machine too.
 """
 
 import argparse
@@ -22,7 +23,10 @@ import av
 import cv2
 import numpy as np
 
+from siammae.annotate.pictures import BEHIND
 from siammae.frames import read_frames
+from siammae.frames.pyav_reader import timeline_of
+from siammae.frames.random_access import FrameAccess
 
 CLIP = Path(__file__).parents[1] / "examples" / "data" / "walkers.mp4"
 SIZE, RATE, SECONDS, TIMES = (1080, 1920), 30, 60, 10
@@ -156,9 +160,29 @@ def ask(video, jumps, followed):
         server.process.wait()
 
 
+def decode(video):
+    """Print what a frame costs by its distance from the key frame before it."""
+    access = FrameAccess(video, behind=BEHIND)
+    keys = timeline_of(video).keys
+    for distance in (0, 60, 125, 180, 249):
+        groups = [int(key) for key, end in itertools.pairwise(keys) if end - key > distance][:6]
+        cpu, wall = [], []
+        for key in groups:
+            access.frame(access.count - 1)  # far away
+            began, used = time.perf_counter(), time.process_time()
+            access.frame(key + distance)
+            wall.append(1000 * (time.perf_counter() - began))
+            cpu.append(1000 * (time.process_time() - used))
+        print(
+            f"{distance:3} after a key frame: CPU {min(cpu):4.0f} to {max(cpu):4.0f} ms, "
+            f"on the clock {min(wall):4.0f} to {max(wall):4.0f}"
+        )
+    access.close()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("make", "ask"))
+    parser.add_argument("what", choices=("make", "ask", "decode"))
     parser.add_argument("video", type=Path)
     parser.add_argument("--keyint", type=int, default=250, help="most frames between two key frames (%(default)s)")
     parser.add_argument("--jumps", type=int, default=60)
@@ -166,6 +190,8 @@ def main():
     args = parser.parse_args()
     if args.what == "make":
         make(args.video, args.keyint)
+    elif args.what == "decode":
+        decode(args.video)
     else:
         ask(args.video, args.jumps, args.followed)
 

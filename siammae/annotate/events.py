@@ -9,6 +9,7 @@ from typing import Any
 
 _WAITING = 2000  # events that a page may lag behind; then it is told to look at everything anew
 _BREATH = 15.0  # seconds after which a silent stream says that it still lives
+_RETRY = 1000  # milliseconds after which a page whose server is gone asks for it again
 
 
 class Events:
@@ -37,7 +38,7 @@ class Events:
         queue: asyncio.Queue[str] = asyncio.Queue(_WAITING)
         self._queues.add(queue)
         try:
-            yield ": connected\n\n"
+            yield f": connected\nretry: {_RETRY}\n\n"
             while True:
                 try:
                     text = await asyncio.wait_for(queue.get(), _BREATH)

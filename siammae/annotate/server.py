@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".
 _ROOM = 2_000_000  # bytes of a request beyond a whole frame of pixels
 _BLOCK = 2**18
 _WORKERS = 4  # threads: each keeps some memory for itself
+_NUMBER = re.compile("[0-9]{1,9}")
 _FRESH = {"cache-control": "no-store"}
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (TooLargeError, 413),
@@ -53,12 +55,14 @@ class Asked(NamedTuple):
         name: in the address, of an export.
         values: in the body, or for pixels in the address.
         body: pixels.
+        looked: the frame that is looked at, where this one is only wanted as its neighbour; else None.
     """
 
     number: int
     name: str
     values: Values
     body: bytes
+    looked: int | None
 
 
 Answer = Callable[[Session, Asked], Any]
@@ -87,8 +91,9 @@ def make_app(session: Session, *, host: str, token: str | None) -> ASGIApp:
         async def endpoint(request: Request) -> Response:
             body, client = await request.body(), request.headers.get("x-client", "")
             values = Values(dict(request.query_params), client) if pixels else Values.parse(body, client)
-            number = min(request.path_params.get("number", 0), 10**9)
-            asked = Asked(number, request.path_params.get("name", ""), values, body)
+            number, name = min(request.path_params.get("number", 0), 10**9), request.path_params.get("name", "")
+            looked = request.headers.get("x-looked", "")
+            asked = Asked(number, name, values, body, int(looked) if _NUMBER.fullmatch(looked) else None)
             result = await to_thread.run_sync(answer, session, asked, limiter=workers)
             return result if isinstance(result, Response) else JSONResponse(result, headers=_FRESH)
 
@@ -133,7 +138,10 @@ def _act(action: str, session: Session, asked: Asked) -> Any:  # noqa: ANN401 --
 
 
 def _image(session: Session, asked: Asked) -> Response:
-    data = session.pictures.jpeg(asked.number)
+    pictures, looked = session.pictures, asked.looked
+    data = pictures.jpeg(asked.number) if looked is None else pictures.neighbour(asked.number, looked)
+    if data is None:
+        return Response(status_code=204, headers=_FRESH)
     # The page adds the video's checksum to the address: a picture never changes.
     return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=86400, immutable"})
 

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import uvicorn
 from starlette.types import ASGIApp
 
 DEFAULT_PORT, _TRIES = 8765, 20
-_MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # numbers of glibc's mallopt
 _PATIENCE = 20  # seconds for the server to begin and to end
-
-
-def give_memory_back() -> None:
-    """Let what is freed go back to the system at once; called before there are threads.
-
-    Frames of 1080p are too small for glibc to do so by itself, and each thread would keep a few.
-    """
-    with suppress(OSError, AttributeError):  # glibc only
-        libc = ctypes.CDLL("libc.so.6")
-        for parameter, value in ((_MMAP_THRESHOLD, 2**20), (_ARENA_MAX, 2)):
-            libc.mallopt(parameter, value)
 
 
 def bind(host: str, port: int | None) -> socket.socket:

@@ -134,7 +134,7 @@ class Session:
         self.editor.cut(
             number,
             given.whole("object", 1, 254),
-            self.frames.frame(number),
+            self.pictures.pixels(number),
             cast("tuple[int, int, int, int] | None", corners),
             given.line("inside"),
             given.line("outside"),

@@ -21,8 +21,6 @@ from siammae.propagation.keypoint_propagator import FrameKeypoints, KeypointProp
 from siammae.propagation.labels import FrameMasks
 from siammae.propagation.propagator import Propagator
 
-_CHUNK_BYTES = 64_000_000  # of frames that are read forwards to be walked through backwards
-
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -97,15 +95,7 @@ class Walker:
 
     def read(self, numbers: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """Read frames in the order of their numbers, rising or falling."""
-        if len(numbers) < 2 or numbers[0] < numbers[1]:
-            yield from (self._frames.frame(number) for number in numbers)
-            return
-        height, width = self._frames.size
-        length = max(2, _CHUNK_BYTES // (3 * height * width))
-        for begin in range(0, len(numbers), length):
-            part = [self._frames.frame(number) for number in reversed(numbers[begin : begin + length])]
-            while part:
-                yield part.pop()
+        return map(self._frames.frame, numbers)
 
     def _masks_between(self, segment: Segment, numbers: list[int], keep: Keep) -> None:
         ids = [track.object for track in segment.tracks]

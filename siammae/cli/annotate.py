@@ -57,10 +57,12 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     try:
-        from siammae.annotate.serving import bind, give_memory_back, serving
+        from siammae.annotate.serving import bind, serving
     except ImportError as error:
         raise ImportError(_MISSING) from error
+    from siammae.annotate.memory import give_memory_back, trim, without_compiler
     from siammae.annotate.opening import hold_project
+    from siammae.annotate.pictures import BEHIND
     from siammae.annotate.project import Project
     from siammae.annotate.security import is_loopback, new_token
     from siammae.annotate.server import make_app
@@ -73,14 +75,16 @@ def run(args: argparse.Namespace) -> int:
     video, folder = _find(args)
     with ExitStack() as stack:
         stack.enter_context(hold_project(folder, video))
-        shown = stack.enter_context(closing(FrameAccess(video, reader=args.reader)))
+        shown = stack.enter_context(closing(FrameAccess(video, reader=args.reader, behind=BEHIND)))
         project = Project(folder, describe_video(video, shown))
-        model = load_model(args)
+        with without_compiler():
+            model = load_model(args)
         config = propagation_config(args, model)
-        followed = stack.enter_context(closing(FrameAccess(video, reader=args.reader, threads=1)))
+        followed = stack.enter_context(closing(FrameAccess(video, reader=args.reader, threads=1, behind=BEHIND)))
         session = stack.enter_context(closing(Session(project, shown, followed, model, config)))
         token = None if is_loopback(args.host) else new_token()
         listener = bind(args.host, args.port)
+        trim()
         ended = stack.enter_context(serving(make_app(session, host=args.host, token=token), listener))
         address = _address(args.host, listener.getsockname()[1], token)
         if shown.broken:

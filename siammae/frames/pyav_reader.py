@@ -173,6 +173,7 @@ class PyAVReader:
                 return
             if packet is None:
                 return
+            self._before(packet)
             try:
                 frames = packet.decode()
             except (av.FFmpegError, OSError):
@@ -187,6 +188,9 @@ class PyAVReader:
                 if frame.key_frame or matrix:  # H.264 says it once for those that follow
                     self._turn = matrix
                 yield frame
+
+    def _before(self, packet: av.Packet[Any]) -> None:
+        """Is told of each packet before it is decoded."""
 
     def _check_ending(self, taken: int, seconds: float) -> None:
         """Tell a whole file from a broken one, by the rule in :func:`siammae.frames.read_frames`."""

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from siammae.errors import VideoReadError, printable
 from siammae.frames.files import PathLike
 from siammae.frames.images import Page, decode_image, list_pages, page_rate, read_pages
-from siammae.frames.pyav_access import PyAVAccess, UnprovenError
+from siammae.frames.pyav_access import GivenUpError, PyAVAccess, UnprovenError
 from siammae.frames.readers import Backend, open_reader
 from siammae.frames.reading import read_frames
 from siammae.frames.writing import encode_image
@@ -31,7 +32,7 @@ class _Source(Protocol):
     @property
     def count(self) -> int: ...
 
-    def frame(self, number: int) -> NDArray[np.uint8]: ...
+    def frame(self, number: int, given_up: Callable[[], bool]) -> NDArray[np.uint8]: ...
 
     def close(self) -> None: ...
 
@@ -47,6 +48,7 @@ class FrameAccess:
         video: path of a file or of a folder of images.
         reader: decodes video files, as in :func:`siammae.read_frames`.
         threads: that decode.
+        behind: frames before the last one that stay decoded where a file is sought in, for who steps back.
 
     Attributes:
         count: of the frames, exact.
@@ -61,7 +63,7 @@ class FrameAccess:
         ImportError: the reader is not installed.
     """
 
-    def __init__(self, video: PathLike, *, reader: Backend = "auto", threads: int = 2) -> None:
+    def __init__(self, video: PathLike, *, reader: Backend = "auto", threads: int = 2, behind: int = 0) -> None:
         self._path, self._reader, self._turn = Path(video), reader, threading.Lock()
         self.broken = ""
         self.names: tuple[str, ...] = ()
@@ -73,7 +75,7 @@ class FrameAccess:
         else:
             with closing(open_reader(self._path, reader)) as header:
                 self.frame_rate, declared = header.frame_rate, header.frame_count
-            self._source = self._open(threads)
+            self._source = self._open(threads, behind)
             self._tell_break(declared)
         try:
             first = self.frame(0)
@@ -87,10 +89,15 @@ class FrameAccess:
         """How many frames there are."""
         return self._source.count
 
-    def frame(self, number: int) -> NDArray[np.uint8]:
+    def frame(self, number: int, given_up: Callable[[], bool] = lambda: False) -> NDArray[np.uint8]:
         """Return a frame, RGB uint8 ``(H, W, 3)``, turned as it is to be shown.
 
+        Args:
+            number: of the frame.
+            given_up: asked when its turn comes, and before each frame on the way to it, whether it is still wanted.
+
         Raises:
+            GivenUpError: it is not wanted any more.
             IndexError: there is no such frame.
             VideoReadError: it does not decode.
             ValueError: it has another size than the first one.
@@ -98,15 +105,17 @@ class FrameAccess:
         with self._turn:
             if not 0 <= number < self._source.count:
                 raise IndexError(f"no frame {number}: the video has the frames 0 to {self._source.count - 1}.")
+            if given_up():
+                raise GivenUpError
             try:
-                frame = self._source.frame(number)
+                frame = self._source.frame(number, given_up)
             except UnprovenError:
                 self._unpack()
                 if number >= self._source.count:
                     raise VideoReadError(
                         f"frame {number} cannot be decoded: {self.broken}", frame_index=number
                     ) from None
-                frame = self._source.frame(number)
+                frame = self._source.frame(number, given_up)
         if getattr(self, "size", frame.shape[:2]) != frame.shape[:2]:
             raise ValueError(
                 f"frame {number} is {frame.shape[:2]} but the first was {self.size}: they must be of one size."
@@ -117,10 +126,10 @@ class FrameAccess:
         """Let go of the file."""
         self._source.close()
 
-    def _open(self, threads: int) -> _Source:
+    def _open(self, threads: int, behind: int) -> _Source:
         if self._reader in ("auto", "pyav"):
             with suppress(UnprovenError):
-                return PyAVAccess(self._path, threads)
+                return PyAVAccess(self._path, threads, behind)
         return self._unpacked()
 
     def _unpack(self) -> None:
@@ -162,7 +171,7 @@ class _Images:
     def __init__(self, pages: list[Page]) -> None:
         self._pages, self.count = pages, len(pages)
 
-    def frame(self, number: int) -> NDArray[np.uint8]:
+    def frame(self, number: int, given_up: Callable[[], bool]) -> NDArray[np.uint8]:
         ((_, frame),) = read_pages(self._pages, [number])
         return frame
 
@@ -186,7 +195,7 @@ class _Unpacked:
         self._places.append((self._file.seek(0, os.SEEK_END), len(data)))
         self._file.write(data)
 
-    def frame(self, number: int) -> NDArray[np.uint8]:
+    def frame(self, number: int, given_up: Callable[[], bool]) -> NDArray[np.uint8]:
         place, length = self._places[number]
         self._file.seek(place)
         return decode_image(io.BytesIO(self._file.read(length)), f"frame {number}", number)

@@ -212,7 +212,7 @@ def render_labels(
             # is constant but for the rounding of weights whose sum is 1.
             full = torch.where(full.max() > 1e-6 * peak, full / full.max(), torch.inf)
         better = full > best
-        best = torch.where(better, full, best)
+        torch.where(better, full, best, out=best)
         label.masked_fill_(better, channel)
     return label.cpu().numpy()
 

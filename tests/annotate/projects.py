@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 import numpy as np
 
 from siammae.annotate.opening import hold_project
+from siammae.annotate.pictures import BEHIND
 from siammae.annotate.project import Project
 from siammae.annotate.session import Session
 from siammae.annotate.values import Values
@@ -47,8 +48,8 @@ def session(folder, video, extractor=EXTRACTOR, rules=RULES):
     """Open a project as the command does."""
     with (
         hold_project(folder, video),
-        closing(FrameAccess(video)) as shown,
-        closing(FrameAccess(video)) as followed,
+        closing(FrameAccess(video, behind=BEHIND)) as shown,
+        closing(FrameAccess(video, behind=BEHIND)) as followed,
         closing(Session(Project(folder, describe_video(video, shown)), shown, followed, extractor, rules)) as opened,
     ):
         yield opened

@@ -10,7 +10,7 @@ import siammae
 from siammae.annotate.tracks import Track
 from siammae.frames import write_image
 from siammae.metrics import region_similarity
-from tests.annotate.browsing import served
+from tests.annotate.browsing import OPTIONS, Hands, find_chromium, served
 from tests.annotate.projects import SlowExtractor, spans, write_clip
 from tests.frames.test_right_frames import patch_matrix
 from tests.videos import encode, numbered
@@ -362,3 +362,62 @@ def test_broken_video_shows_what_it_has_and_says_what_it_lacks(tmp_path, open_pa
         hands.press("b")
         hands.drag((20, 20), (60, 20))
         assert opened.project.labels(20)[20, 25:55].all()
+
+
+def test_other_name_for_this_machine_gets_nothing(clip, tmp_path, chromium):
+    rebound = [
+        "--host-resolver-rules=MAP evil.example 127.0.0.1",
+        # Newer Chromium has a guard of its own; the server must not need it.
+        "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests",
+    ]
+    with (
+        served(tmp_path / "p", clip[0]) as (opened, address),
+        chromium.browser_type.launch(executable_path=find_chromium(), args=[*OPTIONS, *rebound]) as browser,
+    ):
+        page = browser.new_page()
+        other = address.replace("127.0.0.1", "evil.example")
+        assert page.goto(other).status == 403
+        assert "error" in page.locator("body").inner_text()
+        assert page.locator("#stage").count() == 0
+        # What a page of that site can do, once its name leads here: ask as if it were at home
+        page.route("**/attack", lambda route: route.fulfill(body="<title>attack</title>", content_type="text/html"))
+        page.goto(f"{other}attack")
+        asked = "([path, body]) => fetch(path, body ? {method: 'POST', body} : {}).then(answer => answer.status)"
+        for path, body in (("/api/project", ""), ("/api/frames/0/image", ""), ("/api/objects", '{"name": "theirs"}')):
+            assert page.evaluate(asked, [path, body]) == 403
+        assert opened.things()["objects"] == []
+        hands = Hands(browser.new_page(), address)  # the same browser, by the true name
+        assert [thing["id"] for thing in opened.things()["objects"]] == [1]
+        hands.fine()
+
+
+def test_page_of_another_site_can_neither_read_nor_write(clip, tmp_path, open_page):
+    with served(tmp_path / "p", clip[0]) as (opened, address):
+        hands = open_page(address)
+        page = hands.page.context.new_page()
+        page.route(
+            "http://localhost:1/", lambda route: route.fulfill(body="<title>x</title>", content_type="text/html")
+        )
+        page.goto("http://localhost:1/")
+        asked = """([address, body]) => fetch(address, body ? {method: 'POST', mode: 'no-cors', body} : {})
+          .then(answer => answer.type === 'opaque' ? 'sent' : answer.text(), error => error.name)"""
+        assert page.evaluate(asked, [f"{address}api/project", ""]) == "TypeError"
+        assert page.evaluate(asked, [f"{address}api/objects", '{"name": "theirs"}']) in ("sent", "TypeError")
+        assert [thing["name"] for thing in opened.things()["objects"]] == ["object 1"]
+        hands.fine()
+
+
+def test_neighbours_that_come_too_late_are_fetched_when_they_are_looked_at(tmp_path, open_page, monkeypatch):
+    frames = numbered(5)
+    (tmp_path / "clip").mkdir()
+    for number, frame in enumerate(frames):
+        write_image(tmp_path / "clip" / f"{number}.png", frame)
+    with served(tmp_path / "p", tmp_path / "clip") as (opened, address):
+        monkeypatch.setattr(opened.pictures, "neighbour", lambda number, looked: None)
+        hands = open_page(address)
+        for number, frame in enumerate(frames):
+            hands.shows(number)
+            hands.page.wait_for_timeout(100)
+            assert near(hands.colour(40, 40), frame[40, 40], 12)
+            hands.press("ArrowRight")
+        hands.fine()

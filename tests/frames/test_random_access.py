@@ -7,7 +7,7 @@ import pytest
 
 from siammae.errors import VideoReadError
 from siammae.frames import read_frames, write_image
-from siammae.frames.pyav_access import PyAVAccess
+from siammae.frames.pyav_access import GivenUpError, PyAVAccess
 from siammae.frames.random_access import FrameAccess
 from tests.videos import encode, numbered
 
@@ -54,6 +54,33 @@ def test_sought_frames_are_the_same_to_the_bit(frames, tmp_path):
     assert isinstance(access._source, PyAVAccess)
     assert all(np.array_equal(access.frame(number), wanted[number]) for number in [*ORDER, *range(COUNT)])
     access.close()
+
+
+def test_frames_before_the_last_one_need_no_seeking(frames, tmp_path, monkeypatch):
+    path = encode(tmp_path / "a.mp4", frames, options={"g": "250", "bf": "3", "b-pyramid": "normal"})
+    wanted, access = list(read_frames(path)), FrameAccess(path, behind=4)
+    assert np.array_equal(access.frame(50), wanted[50])
+    with monkeypatch.context() as patch:
+        patch.setattr(access._source, "_seek", lambda stamp: pytest.fail("it seeks"))
+        for number in (49, 46, 50, 48, 51, 52, 58, 54):
+            assert np.array_equal(access.frame(number), wanted[number]), number
+    for number in (53, 45, 44, 59):
+        assert np.array_equal(access.frame(number), wanted[number]), number
+    access.close()
+
+
+@pytest.mark.parametrize("patience", [0, 1, 5, 20])
+def test_frame_that_is_given_up_costs_no_later_one(patience, frames, tmp_path):
+    path = encode(tmp_path / "a.mp4", frames, options={"g": "250", "bf": "3", "b-pyramid": "normal"})
+    wanted = list(read_frames(path))
+    for after in (0, 7, 21, 30, 45, 59):
+        access = FrameAccess(path, behind=4)
+        asked = iter(range(100))
+        with pytest.raises(GivenUpError):
+            access.frame(55, lambda asked=asked: next(asked) >= patience)
+        for number in (after, min(after + 1, COUNT - 1), after // 2):
+            assert np.array_equal(access.frame(number), wanted[number]), number
+        access.close()
 
 
 def test_frames_that_cannot_be_proven_are_unpacked(frames, tmp_path, caplog):

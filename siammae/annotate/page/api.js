@@ -45,8 +45,14 @@ export async function getLabels(frame) {
 
 /** @param {number} frame @returns {Promise<ImageBitmap>} */
 export async function getImage(frame) {
-  const response = await request(`/api/frames/${frame}/image?v=${state.key}`, {});
-  return createImageBitmap(await response.blob());
+  return createImageBitmap(await (await request(`/api/frames/${frame}/image?v=${state.key}`, {})).blob());
+}
+
+/** Null where the person is elsewhere by now. @param {number} frame @param {number} looked the frame it is near to @returns {Promise<ImageBitmap | null>} */
+export async function getNeighbour(frame, looked) {
+  const options = /** @type {RequestInit} */ ({headers: {'x-looked': String(looked)}, priority: 'low'});
+  const response = await request(`/api/frames/${frame}/image?v=${state.key}`, options);
+  return response.status === 204 ? null : createImageBitmap(await response.blob());
 }
 
 /** Listen to what the server tells by itself. @param {(event: any) => void} take @param {(lives: boolean) => void} lives */

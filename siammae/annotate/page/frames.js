@@ -1,31 +1,43 @@
 // Which frame is shown: its picture and its labels come together, and its neighbours are fetched before they are wanted.
-import {getImage, getLabels} from './api.js';
+import {getImage, getLabels, getNeighbour} from './api.js';
 import {changed, say, state} from './state.js';
 import {idle} from './edits.js';
 
 const KEPT_PIXELS = 60e6; // of decoded neighbours
 const AHEAD = 4, BEHIND = 2;
 
-/** @type {Map<number, Promise<ImageBitmap>>} */
+/** @type {Map<number, Promise<ImageBitmap | null>>} */
 const pictures = new Map();
 let wanted = -1;
 let loading = Promise.resolve();
 
-/** @param {number} frame */
-function picture(frame) {
+/** @param {number} frame @param {(frame: number) => Promise<ImageBitmap | null>} fetched where it is not there */
+function picture(frame, fetched) {
   let found = pictures.get(frame);
   if (found) pictures.delete(frame);
-  found ??= getImage(frame);
+  found ??= fetched(frame);
   pictures.set(frame, found);
-  found.catch(() => pictures.delete(frame));
+  const drop = () => { if (pictures.get(frame) === found) pictures.delete(frame); };
+  found.then(bitmap => bitmap ?? drop(), drop);
   const most = Math.max(8, Math.floor(KEPT_PIXELS / (state.width * state.height)));
   for (const [old, image] of pictures) {
     if (pictures.size <= most) break;
     if (old === state.frame || old === wanted) continue;
     pictures.delete(old);
-    image.then(bitmap => bitmap !== state.image && bitmap.close(), () => {});
+    image.then(bitmap => bitmap !== state.image && bitmap?.close(), () => {});
   }
   return found;
+}
+
+/** @param {number} frame */
+async function shown(frame) {
+  const bitmap = await picture(frame, getImage);
+  return bitmap ?? picture(frame, getImage); // the server had other things to do than a neighbour
+}
+
+/** @param {number} frame */
+function prefetch(frame) {
+  if (frame >= 0 && frame < state.count) picture(frame, near => getNeighbour(near, state.frame));
 }
 
 /** Show a frame; resolves once it, or one that was asked for later, is there. @param {number} frame */
@@ -44,14 +56,15 @@ async function load() {
   const frame = wanted;
   if (frame === state.frame) return;
   try {
-    const image = picture(frame);
+    const image = shown(frame);
+    image.catch(() => {}); // heard of below
     await idle();
     const [bitmap, {info, labels}] = await Promise.all([image, getLabels(frame)]);
     if (frame !== wanted) return; // the person is elsewhere already
     Object.assign(state, {frame, image: bitmap, info, labels});
     changed('frame labels');
-    for (let i = 1; i <= AHEAD; i++) if (frame + i < state.count) picture(frame + i);
-    for (let i = 1; i <= BEHIND; i++) if (frame - i >= 0) picture(frame - i);
+    for (let i = 1; i <= AHEAD; i++) prefetch(frame + i);
+    for (let i = 1; i <= BEHIND; i++) prefetch(frame - i);
   } catch (error) {
     say(/** @type {Error} */ (error).message, true);
   }

@@ -46,7 +46,7 @@ export class Stroke {
   polygon(corners, id) {
     const ys = corners.map(corner => corner[1]);
     for (let y = Math.max(0, Math.ceil(Math.min(...ys))); y <= Math.min(this.height - 1, Math.max(...ys)); y++) {
-      const crossings = [];
+      /** @type {number[]} */ const crossings = [];
       corners.forEach(([x0, y0], i) => {
         const [x1, y1] = corners[(i + 1) % corners.length];
         if ((y0 <= y) !== (y1 <= y)) crossings.push(x0 + ((y - y0) * (x1 - x0)) / (y1 - y0));
