@@ -39,6 +39,7 @@ async function run() {
 export function connectDialogs(formats) {
   const options = [...formats.map(({name, title}) => [name, `${name} — ${title}`]), ['overlay', 'overlay — video to look at']];
   $('export-format').replaceChildren(...options.map(([value, text]) => Object.assign(document.createElement('option'), {value, textContent: text})));
+  $('export-format').value = 'davis'; // plain PNGs, which most tools read
   $('export-run').onclick = run;
   $('export-close').onclick = () => $('export').close();
   $('export-open').onclick = openExport;
