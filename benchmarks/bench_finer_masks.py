@@ -47,6 +47,13 @@ ROWS: Mapping[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "best": ({"quality": "best"}, {"colour": {}}),
     "fast centred": ({"quality": "fast", "center_features": True}, {"colour": {}}),
     "balanced centred": ({"quality": "balanced", "center_features": True}, {"colour": {}}),
+    "balanced of one size": ({"quality": "balanced", "second_size": None}, {"colour": {}}),
+    "best of one size": ({"quality": "best", "second_size": None}, {"colour": {}}),
+    "best and 2/3": ({"quality": "best", "second_size": 0.667}, {"colour": {}}),
+    "360 and half": (
+        {"quality": "balanced", "resize": 360, "radius": 18, "focus_margin": 9, "second_size": 0.533},
+        {"colour": {}},
+    ),
 }
 LEAST_PIXELS = 200  # of an object in the frame from which it is followed backwards
 
@@ -69,6 +76,22 @@ class Timed:
         begin = time.process_time()
         features = self.extractor.extract(frames, **options)
         self.seconds += time.process_time() - begin
+        return features
+
+    def open_stream(self, **options: Any) -> TimedStream:
+        return TimedStream(self, self.extractor.open_stream(**options))
+
+
+class TimedStream:
+    """One of its streams, which counts into the extractor's time."""
+
+    def __init__(self, owner: Timed, stream: Any) -> None:
+        self.owner, self.stream = owner, stream
+
+    def extract(self, frame: np.ndarray, **options: Any) -> torch.Tensor:
+        begin = time.process_time()
+        features = self.stream.extract(frame, **options)
+        self.owner.seconds += time.process_time() - begin
         return features
 
 
