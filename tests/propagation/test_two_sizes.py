@@ -30,19 +30,19 @@ def test_second_grid_is_the_share_of_the_first_and_never_empty(grid, share, expe
     assert smaller_grid(grid, share) == expected
 
 
-def test_joined_features_of_equal_grids_have_the_mean_of_both_cosines():
+def test_joined_features_of_equal_grids_have_the_weighted_mean_of_both_cosines():
     one, two = features(7, 5, 6), features(9, 5, 6, seed=1)
     both = F.normalize(joined(one, two, None), dim=0).flatten(1)
     first, second = (F.normalize(part, dim=0).flatten(1) for part in (one, two))
-    torch.testing.assert_close(both.T @ both, (first.T @ first + second.T @ second) / 2)
+    torch.testing.assert_close(both.T @ both, 0.7 * first.T @ first + 0.3 * second.T @ second)
 
 
 def test_joined_features_are_the_second_size_resized_as_a_picture_would_be():
     one, two = features(7, 9, 13), features(5, 4, 6, seed=1)
     expected = F.interpolate(F.normalize(two, dim=0)[None], (9, 13), mode="bilinear", align_corners=False)[0]
     got = joined(one, two, None)
-    torch.testing.assert_close(got[:7], F.normalize(one, dim=0))
-    torch.testing.assert_close(got[7:], expected)
+    torch.testing.assert_close(got[:7], 0.7**0.5 * F.normalize(one, dim=0))
+    torch.testing.assert_close(got[7:], 0.3**0.5 * expected)
 
 
 @pytest.mark.parametrize("region", [(0, 0, 10, 14), (2, 3, 7, 9), (4, 5, 5, 6), (8, 11, 10, 14)])
