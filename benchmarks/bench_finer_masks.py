@@ -4,9 +4,10 @@
 
 ``--data FOLDER SPLIT STEP`` takes every STEP-th frame. One line a row and sequence goes to the file as soon as it is
 there, and what is there is not made again; the table is printed at the end. ``--only`` names the rows, ``--backwards``
-follows from the end, which gives a second score of each sequence. One thread; the time is the process's own
-(CPU time), so that it means the same beside other work. Rows that share an input share its features, and their time is
-the features' and their own.
+follows from the end, which gives a second score of each sequence; with ``--annotated 3`` the first, the middle and the
+last frame come with their truth, those of them that show an object, and are scored as drawn. One thread; the time is
+the process's own (CPU time), so that it means the same beside other work. Rows that share an input share its features,
+and their time is the features' and their own.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from siammae.config import PropagationConfig
 from siammae.config.presets import QUALITIES
 from siammae.evaluation.davis.layout import DavisLayout, DavisSequence
 from siammae.metrics import boundary_measure, region_similarity
+from siammae.propagation.keyframes import follow_keyframes
 from siammae.propagation.labels import FrameMasks
 
 # Before finer masks: the rules that the bundled checkpoint recommended until then.
@@ -47,6 +49,8 @@ ROWS: Mapping[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "best": ({"quality": "best"}, {"colour": {}}),
     "fast centred": ({"quality": "fast", "center_features": True}, {"colour": {}}),
     "balanced centred": ({"quality": "balanced", "center_features": True}, {"colour": {}}),
+    "balanced of two sizes": ({"quality": "balanced", "second_size": 0.667}, {"colour": {}}),
+    "best of two sizes": ({"quality": "best", "second_size": 0.667}, {"colour": {}}),
 }
 LEAST_PIXELS = 200  # of an object in the frame from which it is followed backwards
 
@@ -71,6 +75,22 @@ class Timed:
         self.seconds += time.process_time() - begin
         return features
 
+    def open_stream(self, **options: Any) -> TimedStream:
+        return TimedStream(self, self.extractor.open_stream(**options))
+
+
+class TimedStream:
+    """One of its streams, which counts into the extractor's time."""
+
+    def __init__(self, owner: Timed, stream: Any) -> None:
+        self.owner, self.stream = owner, stream
+
+    def extract(self, frame: np.ndarray, **options: Any) -> torch.Tensor:
+        begin = time.process_time()
+        features = self.stream.extract(frame, **options)
+        self.owner.seconds += time.process_time() - begin
+        return features
+
 
 def order(sequence: DavisSequence, step: int, *, backwards: bool) -> list[int]:
     """Return the frames to follow; backwards they begin with the last one that shows enough of the object."""
@@ -82,20 +102,25 @@ def order(sequence: DavisSequence, step: int, *, backwards: bool) -> list[int]:
     return numbers[::-1]
 
 
+def given(sequence: DavisSequence, numbers: list[int], count: int) -> dict[int, np.ndarray]:
+    """Return the truth of so many evenly spaced frames, by their place, where it shows an object."""
+    places = [0] if count == 1 else np.linspace(0, len(numbers) - 1, count).round().astype(int).tolist()
+    masks = {place: (sequence.truth(numbers[place]) > 0).astype(np.uint8) for place in places}
+    return {place: mask for place, mask in masks.items() if mask.any()}
+
+
 def score(
-    model: siammae.SiamMAE, sequence: DavisSequence, step: int, name: str, *, backwards: bool
+    model: siammae.SiamMAE, sequence: DavisSequence, step: int, name: str, *, backwards: bool, annotated: int
 ) -> Iterator[dict[str, Any]]:
     """Follow one sequence by one row's rules, and score everything it renders."""
     changes, rendered = ROWS[name]
     extractor, rules = Timed(model), rules_of(model, changes)
-    propagator = siammae.Propagator(extractor, rules)
     numbers = order(sequence, step, backwards=backwards)
+    frames = (np.array(Image.open(sequence.frames[number]).convert("RGB")) for number in numbers)
     scores: dict[str, list[tuple[float, float]]] = {what: [] for what in rendered}
     drawing, apart, begin = dict.fromkeys(rendered, 0.0), 0.0, time.process_time()
-    for place, number in enumerate(numbers):
-        frame = np.array(Image.open(sequence.frames[number]).convert("RGB"))
-        first = (sequence.truth(number) > 0).astype(np.uint8) if place == 0 else None
-        result = propagator.step(frame, mask=first)
+    results = follow_keyframes(frames, given(sequence, numbers, annotated), extractor, rules, object_ids=[1])
+    for place, (number, result) in enumerate(zip(numbers, results, strict=True)):
         since = time.process_time()
         if 0 < place < len(numbers) - 1:  # as DAVIS scores them
             truth = sequence.truth(number) > 0
@@ -167,6 +192,7 @@ def main() -> None:
     parser.add_argument("--data", nargs=3, action="append", default=[], metavar=("FOLDER", "SPLIT", "STEP"))
     parser.add_argument("--only", nargs="+", choices=tuple(ROWS), default=tuple(ROWS), metavar="ROW")
     parser.add_argument("--backwards", action="store_true", help="follow each video from its end; a file of its own")
+    parser.add_argument("--annotated", type=int, default=1, metavar="N", help="so many frames; a file of its own")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--plot", type=Path, help="a picture of J&F against time")
     args = parser.parse_args()
@@ -178,7 +204,7 @@ def main() -> None:
             for name in args.only:
                 if any(line["row"].split(",")[0] == name and line["sequence"] == sequence.name for line in rows):
                     continue
-                new = list(score(model, sequence, int(step), name, backwards=args.backwards))
+                new = list(score(model, sequence, int(step), name, backwards=args.backwards, annotated=args.annotated))
                 rows += new
                 with args.rows.open("a") as file:
                     file.writelines(json.dumps(line) + "\n" for line in new)

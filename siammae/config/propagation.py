@@ -53,6 +53,9 @@ class PropagationConfig(Settings):
         pixel_std: divisor of the normalised pixels; None = the extractor's own.
         center_features: subtract from the features of each frame their mean over its patches before they are compared;
             off in the presets of public codes.
+        second_size: encode each frame at so much of the input's size too, 0.1 to 0.9, and compare patches by both: a
+            large input shows a large object's inside without its surroundings, see
+            ``siammae.propagation.two_sizes``. None = one size, as all public codes.
         first_labels: a given mask on the patch grid: ``"area"`` = part of each patch covered; ``"bilinear"`` =
             one-hot at the input size, sampled bilinearly; ``"nearest"`` = the id at each patch's centre.
         label_cells: a mask's labels are kept at ``label_cells`` x ``label_cells`` cells a patch: a match brings the
@@ -118,6 +121,7 @@ class PropagationConfig(Settings):
     interpolation: Literal["area", "bilinear", "bicubic"] = "area"
     pixel_std: tuple[float, float, float] | None = None
     center_features: bool = False
+    second_size: float | None = None
     first_labels: Literal["area", "bilinear", "nearest"] = "area"
     label_cells: int = 1
     normalize_labels: bool = False
@@ -156,6 +160,8 @@ class PropagationConfig(Settings):
         check(self.size_multiple is None or self.size_multiple >= 1, "size_multiple", self.size_multiple, "at least 1")
         if self.pixel_std is not None:
             check_color("pixel_std", self.pixel_std, least=1e-6)
+        if self.second_size is not None:
+            check_range("second_size", self.second_size, (0.1, 0.9))
         check(1 <= self.label_cells <= 16, "label_cells", self.label_cells, "1 to 16")
         check(1 <= self.refine_radius <= 1024, "refine_radius", self.refine_radius, "1 to 1024")
         check(0 <= self.refine_strength <= 10, "refine_strength", self.refine_strength, "in [0, 10]")

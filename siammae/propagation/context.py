@@ -30,6 +30,7 @@ from siammae.propagation.affinity import (
 )
 from siammae.propagation.focus import Focus, Region
 from siammae.propagation.labels import gather_labels
+from siammae.propagation.two_sizes import covering, joined, smaller_grid
 
 Size = tuple[int, int]
 
@@ -158,7 +159,7 @@ class Stream:
         self.frame_index = 0
         self.frame_size: Size | None = None
         self.device = torch.device("cpu")
-        self.tokens: FeatureStream | None = None
+        self.tokens: dict[bool, FeatureStream] = {}  # of the first size and of the second
 
     def open_frame(self, frame: FrameSource) -> tuple[NDArray[np.uint8], Size]:
         """Read a frame and check that it has the size of those before."""
@@ -186,22 +187,35 @@ class Stream:
         resized = resize_frame(rgb, size, interpolation=config.interpolation)
         patch = self.extractor.patch_size
         region = focus.look((size[0] // patch, size[1] // patch)) if focus else None
-        features = self._extract(resized, region)
-        if not features.isfinite().all():
-            raise ValueError(
-                f"the features of frame {self.frame_index} have NaN or infinite values: check the weights, "
-                "and use float32 or bfloat16 instead of float16."
-            )
+        features = self._features(resized, region)
         self.device = features.device
-        if config.center_features:
-            features = centered(features, region)
         frame = FrameFeatures(unit_length(features))
         # Refused now, not at the second frame.
         backend_for(frame.tensor, kernels=self.kernels, **self._window(self.queue.pinned))
         return EncodedFrame((rgb.shape[0], rgb.shape[1]), frame, resized, region)
 
-    def _extract(self, frame: NDArray[np.uint8], region: Region | None) -> Tensor:
-        """Return the features of a resized frame ``(C, h, w)``."""
+    def _features(self, frame: NDArray[np.uint8], region: Region | None) -> Tensor:
+        """Return what a resized frame is compared by, ``(C, h, w)``: the features of one size or of two."""
+        features = self._extract(frame, region)
+        if self.config.second_size is None:
+            return features
+        patch, grid = self.extractor.patch_size, (features.shape[1], features.shape[2])
+        smaller = smaller_grid(grid, self.config.second_size)
+        small = resize_frame(frame, (smaller[0] * patch, smaller[1] * patch), interpolation=self.config.interpolation)
+        return joined(features, self._extract(small, covering(region, grid, smaller), second=True), region)
+
+    def _extract(self, frame: NDArray[np.uint8], region: Region | None, *, second: bool = False) -> Tensor:
+        """Return the features of a frame at one size, ``(C, h, w)``."""
+        features = self._run(frame, region, second)
+        if not features.isfinite().all():
+            raise ValueError(
+                f"the features of frame {self.frame_index} have NaN or infinite values: check the weights, "
+                "and use float32 or bfloat16 instead of float16."
+            )
+        return centered(features, region) if self.config.center_features else features
+
+    def _run(self, frame: NDArray[np.uint8], region: Region | None, second: bool) -> Tensor:
+        """Run the extractor."""
         config = self.config
         # Presets that fix the normalisation say so; any other extractor need not know the argument.
         options: dict[str, Any] = {} if config.pixel_std is None else {"pixel_std": config.pixel_std}
@@ -211,12 +225,12 @@ class Stream:
             if region:
                 options["region"] = region
             return self.extractor.extract(frame[None], **options)[0]
-        if self.tokens is None:
+        if second not in self.tokens:
             extractor: Any = self.extractor  # one with the option "reuse" has open_stream
-            self.tokens = extractor.open_stream(
+            self.tokens[second] = extractor.open_stream(
                 threshold=config.reuse_threshold, refresh=config.reuse_refresh, **options
             )
-        return self.tokens.extract(frame, region=region)
+        return self.tokens[second].extract(frame, region=region)
 
     def label_grid(self, features: FrameFeatures) -> Size:
         """Return the grid of labels: that of the patches, each in ``cells`` x ``cells``."""
@@ -304,8 +318,9 @@ class StreamPropagator:
     @property
     def encoded_share(self) -> float:
         """Part of the patches, of those near the objects with a focus, that was encoded so far: 1 without reuse."""
-        tokens = self._stream.tokens
-        return tokens.computed / tokens.asked if tokens and tokens.asked else 1.0
+        streams = self._stream.tokens.values()
+        asked = sum(stream.asked for stream in streams)
+        return sum(stream.computed for stream in streams) / asked if asked else 1.0
 
     @in_turn
     def reset(self) -> None:

@@ -336,6 +336,7 @@ def test_preset_equals_the_published_protocol(name, dataset, rules):
         "pool_keys": 1,
         "reuse_threshold": None,
         "center_features": False,
+        "second_size": None,
     }  # no public code has finer masks than its patches
     assert {field: got[field] for field in rules} == rules
     assert set(got) - set(rules) <= {
