@@ -50,7 +50,7 @@ ROWS: Mapping[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "fast centred": ({"quality": "fast", "center_features": True}, {"colour": {}}),
     "balanced centred": ({"quality": "balanced", "center_features": True}, {"colour": {}}),
     "balanced of two sizes": ({"quality": "balanced", "second_size": 0.667}, {"colour": {}}),
-    "best of two sizes": ({"quality": "best", "second_size": 0.667}, {"colour": {}}),
+    "best of one size": ({"quality": "best", "second_size": None}, {"colour": {}}),
 }
 LEAST_PIXELS = 200  # of an object in the frame from which it is followed backwards
 

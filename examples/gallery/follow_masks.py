@@ -17,7 +17,7 @@ frames = list(siammae.read_frames(data / "walkers.mp4", stop=25))
 first_mask = siammae.read_mask(data / "walkers_first_mask.png")  # (H, W) uint8: 0 is background, 1 and 2 are people
 
 # %%
-# ``quality="fast"`` costs a third of the default; ``"best"`` takes a third more.
+# ``quality="fast"`` costs a third of the default; ``"best"`` takes twice as long.
 model = siammae.SiamMAE.from_pretrained()
 rules = siammae.PropagationConfig.recommended(model, "fast")
 tracks = siammae.propagate_masks(frames, first_mask, model=model, config=rules)

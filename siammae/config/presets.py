@@ -130,5 +130,5 @@ PRESETS: Mapping[tuple[str, str], dict[str, Any]] = {
 QUALITIES: Mapping[str, tuple[int, dict[str, Any]]] = {
     "fast": (30, {"focus_margin": 8, "label_cells": 4, "refine_strength": 0.3}),
     "balanced": (52, {"focus_margin": 10, "label_cells": 3, "refine_strength": 0.15}),
-    "best": (60, {"focus_margin": 12, "label_cells": 2, "refine_strength": 0.15}),
+    "best": (60, {"focus_margin": 12, "label_cells": 2, "refine_strength": 0.15, "second_size": 0.667}),
 }

@@ -236,7 +236,7 @@ class PropagationConfig(Settings):
         Args:
             extractor: any extractor; it has a ``patch_size``.
             quality: ``"fast"`` = a short side of 30 patches; ``"balanced"`` = 52, what ``siammae-ti8`` does by itself;
-                ``"best"`` = 60.
+                ``"best"`` = 60, and 40 beside it.
 
         Raises:
             ValueError: there is no such quality.
