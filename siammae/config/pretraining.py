@@ -79,8 +79,6 @@ class PretrainConfig(Settings):
         match_weight: weight of the matching loss on still pairs, where it is known which patch shows what (see
             ``siammae.network.loss.matching_loss``). 0 = the paper's loss alone.
         match_temperature: of the matching loss.
-        match_center: take from each crop's features their mean before the matching loss compares them, as
-            ``center_features`` of propagation does with a frame's.
         match_motion: a patch that moves on its own, against the dominant motion of its frame (``still_flow``) or as a
             pasted piece (``still_copy_paste``), counts ``1 + match_motion`` patches in the matching loss.
         match_clip: patches of the other pairs drawn from the same clip (``samples_per_video``) are wrong answers of the
@@ -160,7 +158,6 @@ class PretrainConfig(Settings):
     color_jitter: float = 0.0
     match_weight: float = 0.0
     match_temperature: float = 0.1
-    match_center: bool = False
     match_motion: float = 0.0
     match_clip: bool = True
     init: str | None = None

@@ -66,7 +66,6 @@ def matching_loss(
     places: Tensor,
     *,
     temperature: float = 0.1,
-    center: bool = False,
     weights: Tensor | None = None,
     sources: Tensor | None = None,
 ) -> Tensor:
@@ -81,7 +80,6 @@ def matching_loss(
         places: ``(B, h*w, 2)`` x, y of each future patch's centre in past patches, where patch ``i`` has its centre at
             ``i``; outside the grid or NaN = not visible there.
         temperature: divisor of the cosine, > 0.
-        center: take from each frame's features their mean first, as ``center_features`` of propagation does.
         weights: what each future patch counts, ``(B, h*w)`` float, >= 0; None = all alike.
         sources: what each pair was drawn from, ``(B,)`` integers: patches of other pairs from the same source, which
             may well show the same, are no candidates. None = they are.
@@ -92,10 +90,7 @@ def matching_loss(
     if not len(past):
         return past.float().sum() + future.float().sum()  # 0, and still a function of both
     side = math.isqrt(past.shape[1])
-    past, future = past.float(), future.float()
-    if center:
-        past, future = past - past.mean(dim=1, keepdim=True), future - future.mean(dim=1, keepdim=True)
-    past, future = F.normalize(past, dim=-1), F.normalize(future, dim=-1)
+    past, future = F.normalize(past.float(), dim=-1), F.normalize(future.float(), dim=-1)
     group = max(1, _GROUP_PATCHES // past.shape[1])
     weights = past.new_ones(past.shape[:2]) if weights is None else weights.to(past)
     sources = torch.arange(len(past), dtype=torch.int64, device=past.device) if sources is None else sources

@@ -84,7 +84,6 @@ class PretrainingModel(nn.Module):
         past_mask: str = "none",
         places: Tensor | None = None,
         match_temperature: float = 0.1,
-        match_center: bool = False,
         match_weights: Tensor | None = None,
         match_sources: Tensor | None = None,
         placing: Tensor | None = None,
@@ -108,7 +107,6 @@ class PretrainingModel(nn.Module):
             places: where each future patch lies in the past frame, ``(B, h*w, 2)``, as
                 ``siammae.network.loss.matching_loss`` takes it; NaN where it is not known. None = no matching loss.
             match_temperature: of the matching loss.
-            match_center: whether it compares features from which their mean over the frame is taken.
             match_weights: what each future patch counts in it, ``(B, h*w)``; None = all alike.
             match_sources: what each pair was drawn from, ``(B,)`` integers: others from the same source are no wrong
                 answers of the matching loss. None = they are.
@@ -159,7 +157,6 @@ class PretrainingModel(nn.Module):
                 self.encoder(future_tokens[known])[:, 1:],
                 places[known],
                 temperature=match_temperature,
-                center=match_center,
                 weights=None if match_weights is None else match_weights[known],
                 sources=None if match_sources is None else match_sources[known],
             )

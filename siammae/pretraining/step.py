@@ -105,7 +105,6 @@ def _learn(
             noise=noise,
             places=pairs.places if config.match_weight else None,
             match_temperature=config.match_temperature,
-            match_center=config.match_center,
             match_weights=weights,
             match_sources=sources,
             placing=None if placing is None else placing.to(device),
