@@ -29,7 +29,7 @@ PRETRAIN_CHOICES: Mapping[str, tuple[str, ...]] = {
     "reader": ("auto", "opencv", "pyav", "torchcodec"),
 }
 LOGGERS = ("tensorboard", "wandb", "trackio")
-_COUNTS = ("samples_per_video", "still_choices", "epochs", "batch_size", "accumulate")
+_COUNTS = ("samples_per_video", "epochs", "batch_size", "accumulate")
 _RHYTHM = ("checkpoint_every", "keep_states", "probe_every", "probe_side")
 _NOT_NEGATIVE = (
     "cache_mb",
@@ -40,7 +40,6 @@ _NOT_NEGATIVE = (
     "still_gap",
     "still_copy_paste",
     "match_weight",
-    "match_motion",
 )
 
 
@@ -70,7 +69,6 @@ class PretrainConfig(Settings):
         still_gap: the future crop of a still pair may come from a frame up to this many frames away.
         still_flow: where the two frames of a still pair differ, follow what moved by optical flow (OpenCV's DIS): the
             matching loss then learns from real motion, and leaves out what the flow cannot follow for sure.
-        still_choices: crops drawn for a still pair with ``still_flow``; that in which most moves on its own is taken.
         still_copy_paste: up to this many pieces of the picture are pasted into both crops of a still pair, each at
             a place of its own in either, so that not all moves with the scene.
         still_rotation: the future crop of a still pair is turned by up to this many degrees either way.
@@ -79,10 +77,6 @@ class PretrainConfig(Settings):
         match_weight: weight of the matching loss on still pairs, where it is known which patch shows what (see
             ``siammae.network.loss.matching_loss``). 0 = the paper's loss alone.
         match_temperature: of the matching loss.
-        match_motion: a patch that moves on its own, against the dominant motion of its frame (``still_flow``) or as a
-            pasted piece (``still_copy_paste``), counts ``1 + match_motion`` patches in the matching loss.
-        match_clip: patches of the other pairs drawn from the same clip (``samples_per_video``) are wrong answers of the
-            matching loss too, although they may show the same; off leaves them out.
         init: weights to begin with, as for ``SiamMAE.from_pretrained``; their network must be ``model``'s. None =
             random weights.
         crop_size: pixels on a side of a crop when it enters the network, a multiple of the patch size; None =
@@ -152,14 +146,11 @@ class PretrainConfig(Settings):
     still_scale: tuple[float, float] = (0.35, 1.0)
     still_gap: int = 0
     still_flow: bool = False
-    still_choices: int = 1
     still_copy_paste: int = 0
     still_rotation: float = 0.0
     color_jitter: float = 0.0
     match_weight: float = 0.0
     match_temperature: float = 0.1
-    match_motion: float = 0.0
-    match_clip: bool = True
     init: str | None = None
     crop_size: int | None = None
     position_step: tuple[float, float] | None = None

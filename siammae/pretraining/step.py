@@ -56,7 +56,7 @@ def train_step(
     with _dropout(learner.model, (config.seed, step, processes.rank)):
         for start in range(0, count, size):
             part = slice(start, start + size)
-            some = Pairs(pairs.frames[part], pairs.places[part], pairs.moves[part])
+            some = Pairs(pairs.frames[part], pairs.places[part])
             with learner.exchanging(start + size >= count):
                 losses.append(_learn(learner, some, noise[part], None if placing is None else placing[part], config))
     learner.scaler.unscale_(learner.optimizer)
@@ -91,12 +91,7 @@ def _learn(
 ) -> dict[str, Tensor]:
     """Add the gradients of some pairs, which count by their share of the process's part."""
     seen, hidden = pairs.frames.unbind(1) if config.predict == "future" else pairs.frames.flip(1).unbind(1)
-    device = pairs.frames.device
-    weights = 1 + config.match_motion * pairs.moves if config.match_motion else None
-    sources = None
-    if not config.match_clip:
-        sources = torch.arange(len(seen), dtype=torch.int64, device=device) // config.samples_per_video
-    with _autocast(config, device):
+    with _autocast(config, pairs.frames.device):
         output = learner.network(
             seen,
             hidden,
@@ -105,9 +100,7 @@ def _learn(
             noise=noise,
             places=pairs.places if config.match_weight else None,
             match_temperature=config.match_temperature,
-            match_weights=weights,
-            match_sources=sources,
-            placing=None if placing is None else placing.to(device),
+            placing=None if placing is None else placing.to(pairs.frames.device),
         )
     losses = {"loss": output.loss}
     total = output.loss

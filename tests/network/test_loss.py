@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from siammae.network import loss
 from siammae.network.loss import masked_patch_loss, matching_loss, patchify, unpatchify
@@ -106,34 +105,6 @@ def test_matching_loss_in_groups_tells_patches_apart_within_each(monkeypatch):
     parts = [matching_loss(past[i : i + 2], future[i : i + 2], places[i : i + 2]).item() for i in (0, 2, 4)]
     wanted = (2 * parts[0] + 2 * parts[1] + parts[2]) / 5
     assert matching_loss(past, future, places).item() == pytest.approx(wanted, rel=1e-5)
-
-
-def test_matching_loss_counts_patches_by_their_weights():
-    past, future, places = noise(3, 4, 6, seed=1), noise(3, 4, 6, seed=2), noise(3, 4, 2, seed=3)
-    places[1, 2] = torch.nan
-    only = [
-        torch.zeros(3, 4).index_put_((torch.tensor(b), torch.tensor(n)), torch.tensor(1.0)) for b, n in ((0, 1), (2, 3))
-    ]
-    parts = [matching_loss(past, future, places, weights=one).item() for one in only]
-    both = matching_loss(past, future, places, weights=only[0] + 3 * only[1])
-    assert both.item() == pytest.approx((parts[0] + 3 * parts[1]) / 4, rel=1e-5)
-    twice = matching_loss(past, future, places, weights=torch.full((3, 4), 2.0))
-    assert twice.item() == pytest.approx(matching_loss(past, future, places).item(), rel=1e-6)
-
-
-def test_matching_loss_leaves_other_pairs_of_the_same_source_out():
-    past, future, places = noise(4, 4, 6, seed=1), noise(4, 4, 6, seed=2), noise(4, 4, 2, seed=3)
-    apart = [[0, 2], [0, 3], [1, 2], [1, 3]]  # who meets whom when 0 and 1, and 2 and 3, come from one source each
-    logits = torch.einsum("aqc,bpc->aqbp", F.normalize(future, dim=-1), F.normalize(past, dim=-1)) / 0.1
-    wanted = matching_loss(past, future, places, sources=torch.tensor([7, 7, 4, 4])).item()
-    total = matching_loss(past, future, places).item()
-    change = []
-    for pair in range(4):
-        others = {other for meeting in apart if pair in meeting for other in meeting}
-        fewer = logits[pair][:, sorted(others)].flatten(1).logsumexp(dim=1)
-        change.append(logits[pair].flatten(1).logsumexp(dim=1) - fewer)
-    assert wanted == pytest.approx(total - torch.stack(change).mean().item(), rel=1e-5)
-    assert matching_loss(past, future, places, sources=torch.arange(4)).item() == total
 
 
 def test_matching_loss_is_small_where_right_patches_are_alike_and_zero_where_none_is_visible():

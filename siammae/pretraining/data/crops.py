@@ -13,11 +13,10 @@ from torch import Tensor
 
 from siammae.clips.clip import Skipped
 from siammae.config import PretrainConfig
-from siammae.frames import find_flow, residual_motion, resize_frame, turned_crop
+from siammae.frames import find_flow, resize_frame, turned_crop
 from siammae.pretraining.data.copy_paste import copy_paste
 
 Box = tuple[int, int, int, int]  # top, left, height, width
-_OWN = 1.5  # pixels against the dominant motion from which something moves on its own: flow errs by less
 
 
 class Pairs(NamedTuple):
@@ -26,20 +25,17 @@ class Pairs(NamedTuple):
     Attributes:
         frames: ``(B, 2, 3, S, S)`` uint8 RGB; index 0 of the second axis is the past frame.
         places: ``(B, h*w, 2)`` float32: x, y of each future patch in past patches; NaN = not known.
-        moves: ``(B, h*w)`` bool: whether each future patch moves on its own, against the frame's dominant motion or as
-            a pasted piece.
         skipped: the clips that could not be read and had others take their turn.
     """
 
     frames: Tensor
     places: Tensor
-    moves: Tensor
     skipped: Sequence[Skipped] = ()
 
     def to(self, device: torch.device) -> Self:
         """Bring the tensors to a device."""
-        frames, places, moves = (part.to(device, non_blocking=True) for part in (self.frames, self.places, self.moves))
-        return self._replace(frames=frames, places=places, moves=moves)
+        frames, places = (tensor.to(device, non_blocking=True) for tensor in (self.frames, self.places))
+        return self._replace(frames=frames, places=places)
 
 
 def collate(parts: Sequence[Pairs]) -> Pairs:
@@ -47,9 +43,8 @@ def collate(parts: Sequence[Pairs]) -> Pairs:
     # NumPy copies in one thread: torch.cat of two pairs took 5 ms in two threads instead of 0.03 (AMD EPYC, 2 cores).
     frames = np.concatenate([part.frames.numpy() for part in parts])
     places = np.concatenate([part.places.numpy() for part in parts])
-    moves = np.concatenate([part.moves.numpy() for part in parts])
     skipped = tuple(one for part in parts for one in part.skipped)
-    return Pairs(torch.from_numpy(frames), torch.from_numpy(places), torch.from_numpy(moves), skipped)
+    return Pairs(torch.from_numpy(frames), torch.from_numpy(places), skipped)
 
 
 def draw_crop(
@@ -91,60 +86,27 @@ def crop_pair(
     Returns:
         One pair.
     """
-    size = past.shape[0], past.shape[1]
-    box = inner = draw_crop(rng, size, config.crop_scale, config.crop_ratio)
-    degrees, motion = 0.0, _Motion()
+    box = inner = draw_crop(rng, (past.shape[0], past.shape[1]), config.crop_scale, config.crop_ratio)
+    degrees = 0.0
     if still:
-        motion = _motion(past, future, config)
-        box, inner = _draw_boxes(rng, size, box, motion.own, config)
+        top, left, height, width = draw_crop(rng, box[2:], config.still_scale, config.crop_ratio)
+        inner = (box[0] + top, box[1] + left, height, width)
         degrees = rng.uniform(-config.still_rotation, config.still_rotation) if config.still_rotation else 0.0
     flip = bool(rng.random() < config.flip)
     side = config.crop_side
     grid = side // config.model.patch_size
     crops = [_crop(past, box, side, flip=flip), _crop(future, inner, side, flip=flip, degrees=degrees)]
-    places, moves = np.full((grid**2, 2), np.nan, np.float32), np.zeros(grid**2, bool)
+    places = np.full((grid**2, 2), np.nan, np.float32)
     if still:
-        places, moves = _places(box, inner, degrees, grid, flip=flip, motion=motion)
+        moved = find_flow(past, future) if config.still_flow and past is not future else None
+        places = _places(box, inner, degrees, grid, flip=flip, moved=moved)
         if most := config.still_copy_paste:
             pair = crops[0], crops[1]
-            crops, places, pasted = copy_paste(pair, places, past, rng, most=most, degrees=config.still_rotation)
-            moves |= pasted
+            crops, places = copy_paste(pair, places, past, rng, most=most, degrees=config.still_rotation)
     if config.color_jitter:
         crops = [_jitter(crop, config.color_jitter, rng) for crop in crops]
     frames = np.stack(crops).transpose(0, 3, 1, 2)[None]  # (1, 2, 3, S, S)
-    known = torch.from_numpy(places)[None], torch.from_numpy(moves)[None]
-    return Pairs(torch.from_numpy(np.ascontiguousarray(frames)), *known)
-
-
-class _Motion(NamedTuple):
-    """What moved from the past frame to the future one; None = nothing did, or nobody asks."""
-
-    flow: NDArray[np.float32] | None = None  # (H, W, 2), from the future frame's pixels to the past frame's
-    own: NDArray[np.bool_] | None = None  # (H, W): what moves against the frame's dominant motion
-
-
-def _motion(past: NDArray[np.uint8], future: NDArray[np.uint8], config: PretrainConfig) -> _Motion:
-    if not config.still_flow or past is future:
-        return _Motion()
-    flow = find_flow(past, future)
-    if not config.match_motion and config.still_choices == 1:
-        return _Motion(flow)
-    return _Motion(flow, residual_motion(flow) > _OWN)  # no comparison holds for NaN
-
-
-def _draw_boxes(
-    rng: np.random.Generator, size: tuple[int, int], first: Box, own: NDArray[np.bool_] | None, config: PretrainConfig
-) -> tuple[Box, Box]:
-    """Draw the future's crop inside the past's; of several draws take the one with most that moves on its own."""
-    best, most = (first, first), -1.0
-    for choice in range(config.still_choices):
-        box = first if choice == 0 else draw_crop(rng, size, config.crop_scale, config.crop_ratio)
-        top, left, height, width = draw_crop(rng, box[2:], config.still_scale, config.crop_ratio)
-        top, left = box[0] + top, box[1] + left
-        share = 0.0 if own is None else float(own[top : top + height, left : left + width].mean())
-        if share > most:
-            best, most = (box, (top, left, height, width)), share
-    return best
+    return Pairs(torch.from_numpy(np.ascontiguousarray(frames)), torch.from_numpy(places)[None])
 
 
 def _crop(frame: NDArray[np.uint8], box: Box, side: int, *, flip: bool, degrees: float = 0.0) -> NDArray[np.uint8]:
@@ -169,11 +131,11 @@ def _jitter(crop: NDArray[np.uint8], strength: float, rng: np.random.Generator) 
 
 
 def _places(
-    past: Box, future: Box, degrees: float, grid: int, *, flip: bool, motion: _Motion
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    past: Box, future: Box, degrees: float, grid: int, *, flip: bool, moved: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
     """Return x, y of every future patch's centre in past patches, ``(grid*grid, 2)``, where patch i's centre is i.
 
-    And whether what it shows moves on its own.
+    ``moved`` ``(H, W, 2)`` leads from the future frame's pixels to the past frame's; None = nothing moved.
     """
     steps = (np.arange(grid) + 0.5) / grid - 0.5
     x, y = (axis.ravel() for axis in np.meshgrid(-steps if flip else steps, steps))
@@ -181,10 +143,8 @@ def _places(
     turn = math.radians(degrees)
     x, y = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
     x, y = future[1] + future[3] / 2 + x, future[0] + future[2] / 2 + y  # pixels of the frame, edges at whole numbers
-    moves = np.zeros(grid**2, bool)
-    if motion.flow is not None:
-        row, column = (axis.astype(int).clip(0, n - 1) for axis, n in zip((y, x), motion.flow.shape[:2], strict=True))
-        x, y = x + motion.flow[row, column, 0], y + motion.flow[row, column, 1]
-        moves = moves if motion.own is None else motion.own[row, column]
+    if moved is not None:
+        row, column = (axis.astype(int).clip(0, n - 1) for axis, n in zip((y, x), moved.shape[:2], strict=True))
+        x, y = x + moved[row, column, 0], y + moved[row, column, 1]
     x, y = (x - past[1]) / past[3], (y - past[0]) / past[2]  # 0 to 1 across the past crop
-    return (np.stack([1 - x if flip else x, y], axis=1) * grid - 0.5).astype(np.float32), moves
+    return (np.stack([1 - x if flip else x, y], axis=1) * grid - 0.5).astype(np.float32)
