@@ -46,6 +46,7 @@ class Said(NamedTuple):
 
     frame: int
     there: bool  # or it said that it is not there
+    area: float = 0.0  # of an object, in cells of the label grid
 
 
 class Between(NamedTuple, Generic[_R]):
