@@ -60,8 +60,8 @@ def joined(features: Tensor, second: Tensor, region: Region | None) -> Tensor:
     encoded = unit_length(second)[:, part[0] : part[2], part[1] : part[3]]
     # Where a patch of the first size has its centre in what was encoded of the second, in its patches; beyond the
     # outermost centres the features of the nearest patch hold.
-    y = (torch.arange(top, bottom, device=second.device) + 0.5) * (smaller[0] / grid[0]) - part[0]
-    x = (torch.arange(left, right, device=second.device) + 0.5) * (smaller[1] / grid[1]) - part[1]
+    y = (torch.arange(top, bottom, dtype=torch.float32, device=second.device) + 0.5) * (smaller[0] / grid[0]) - part[0]
+    x = (torch.arange(left, right, dtype=torch.float32, device=second.device) + 0.5) * (smaller[1] / grid[1]) - part[1]
     y, x = 2 * y / (part[2] - part[0]) - 1, 2 * x / (part[3] - part[1]) - 1
     rows, columns = torch.meshgrid(y, x, indexing="ij")
     places = torch.stack([columns, rows], dim=-1)  # (bottom-top, right-left, 2)
