@@ -72,6 +72,7 @@ def test_kills_while_a_person_draws_in_the_browser_lose_at_most_the_stroke_in_pr
     server = start(*arguments)
     port, hands = server.port, open_page(f"http://127.0.0.1:{server.port}/")
     mouse, page = hands.page.mouse, hands.page
+    page.set_default_timeout(120_000)  # servers start while other tests run
     hands.press("n", "b", *["["] * 5)  # a second object, and a brush of two pixels
     hands.go(8)
     for row in range(3, 3 + 4 * KILLS, 4):
