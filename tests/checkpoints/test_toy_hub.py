@@ -108,6 +108,9 @@ def test_download_that_is_refused_names_the_checkpoint(server, folder, status, m
         hub.find_checkpoint(NAME)
 
 
+@pytest.mark.skipif(
+    not hasattr(huggingface_hub, "close_session"), reason="clients before 1.0 give up where a download breaks off"
+)
 def test_download_that_breaks_off_is_asked_for_again(server, folder):
     put(server, folder)
     server.cut = 1000
