@@ -37,9 +37,8 @@ class Pictures:
         self._waiting = 0  # requests of frames that are looked at
         self._making = threading.Lock()  # one at a time: each takes some 20 MB for a frame of 1080p
         self._looked = -1  # the frame that is looked at
-        self._wish: tuple[int, int] | None = (
-            None  # that frame, and how far it is from the one before, until it is seen to
-        )
+        # That frame, and how far it is from the one before, until it is seen to.
+        self._wish: tuple[int, int] | None = None
         self._wished = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._prefetch, name="prefetch", daemon=True)
