@@ -13,6 +13,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from siammae.features import normalize, to_batch
+from siammae.network.wide_block import normed
 
 if TYPE_CHECKING:
     from siammae.network.model import SiamMAE
@@ -60,7 +61,7 @@ class SiamTrunk:
 
     def finish(self, tokens: Tensor) -> Tensor:
         """Norm, adapt and whiten."""
-        features: Tensor = self.model.encoder.norm(tokens)
+        features = normed(self.model.encoder.norm, tokens, self.model.dtype)
         for map_features in self.model.feature_maps():
             features = map_features(features)
         return features

@@ -24,6 +24,7 @@ from siammae.network.defaults import float32_on_cpu
 from siammae.network.dtypes import Dtype, choose_dtype
 from siammae.network.pooled_keys import pooled_keys
 from siammae.network.token_reuse import TokenStream, reuses_tokens
+from siammae.network.wide_block import normed
 
 PREFIX = "timm/"
 _META_TAGS = (".lvd1689m", ".sat493m")  # of DINOv3's own weights
@@ -66,7 +67,7 @@ class _Trunk:
 
     def finish(self, tokens: Tensor) -> Tensor:
         own = self.extractor
-        return own.model.norm(tokens) if own.norm else tokens
+        return normed(own.model.norm, tokens, own.dtype) if own.norm else tokens.to(own.dtype)
 
 
 class TimmExtractor:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from siammae.network.changes import Reference
 from siammae.network.cpu_layers import CpuAttention, attends_to_pairs, is_watched
 from siammae.network.kept_tokens import KeptTokens
+from siammae.network.wide_block import WideBlock, normed
 
 Region = tuple[int, int, int, int]  # top, left, bottom, right in patches; the last two are not part of it
 _WHOLE = 0.6  # share of stale patches from which computing all costs little more
@@ -64,7 +65,7 @@ class Trunk(Protocol):
 def reuses_tokens(blocks: nn.Module | Sequence[nn.Module]) -> bool:
     """Tell whether blocks are timm's plain ones, which nobody watches: others mix tokens in ways not known here."""
     return all(  # a Sequential is iterable
-        type(block) is Block and not is_watched(block) and attends_to_pairs(block.attn)
+        type(block) in (Block, WideBlock) and not is_watched(block) and attends_to_pairs(block.attn)
         for block in blocks  # type: ignore[union-attr]
     )
 
@@ -207,7 +208,7 @@ class TokenStream:
         rows = stale.flatten().nonzero().flatten().to(device)  # on the frame's grid
         some = stale[top:bottom, left:right].flatten().nonzero().flatten().to(device)  # on the region's
         keys = self._keys(kept, device)
-        x = torch.cat([tokens[:prefix], tokens[prefix + some]])
+        x = torch.cat([tokens[:prefix], tokens[prefix + some]]).float()
         for index, block in enumerate(blocks):
             x = _run(block, x, kept, index, rows, keys)
         kept.put_features(rows, trunk.finish(x[prefix:]))
@@ -249,11 +250,12 @@ def _run(block: Block, x: Tensor, kept: KeptTokens, index: int, rows: Tensor, ke
         keys: the kept keys that are looked at; None = all.
     """
     attention = cast(CpuAttention, block.attn)
-    normed: Tensor = block.norm1(x)
-    pairs = kept.update(index, normed, rows, attention.make_pairs)
+    dtype = attention.qkv.weight.dtype
+    inputs = normed(block.norm1, x, dtype)
+    pairs = kept.update(index, inputs, rows, attention.make_pairs)
     pairs = pairs if keys is None else pairs.index_select(0, keys)
-    x = x + block.ls1(attention.attend_to_pairs(normed[None], pairs[None])[0])
-    out: Tensor = x + block.ls2(block.mlp(block.norm2(x)))
+    x = x + block.ls1(attention.attend_to_pairs(inputs[None], pairs[None])[0])
+    out: Tensor = x + block.ls2(block.mlp(normed(block.norm2, x, dtype)))
     return out
 
 

@@ -7,12 +7,12 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from timm.layers.patch_embed import PatchEmbed
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from siammae.config import ModelConfig
 from siammae.network.cpu_layers import use_cpu_layers
+from siammae.network.wide_block import WideBlock, normed
 
 layer_norm = partial(nn.LayerNorm, eps=1e-6)  # timm's ViT
 
@@ -135,7 +135,14 @@ class Encoder(nn.Module):
         scale = 1e-5 if config.layer_scale else None
         self.blocks = nn.Sequential(
             *(
-                Block(dim, config.num_heads, config.mlp_ratio, qkv_bias=True, init_values=scale, norm_layer=layer_norm)  # type: ignore[arg-type]
+                WideBlock(
+                    dim,
+                    config.num_heads,
+                    config.mlp_ratio,
+                    qkv_bias=True,
+                    init_values=scale,
+                    norm_layer=layer_norm,  # type: ignore[arg-type]
+                )
                 for _ in range(config.depth)
             )
         )
@@ -191,10 +198,10 @@ class Encoder(nn.Module):
         prefix = self.prefix()
         x = torch.cat([prefix.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)  # (B, 1+R+n, C)
         for block in list(self.blocks)[: self.check_layer(layer) + 1]:
-            x = run_block(block, x)
+            x = run_block(block, x if isinstance(block, WideBlock) else x.to(tokens.dtype))
         if self.reg_token is not None:
             x = torch.cat([x[:, :1], x[:, prefix.shape[1] :]], dim=1)
-        return self.norm(x) if norm else x
+        return normed(self.norm, x, tokens.dtype) if norm else x.to(tokens.dtype)
 
     def check_layer(self, layer: int) -> int:
         """Return the block's index counted from 0.
