@@ -10,11 +10,13 @@ try:
     from contextlib import nullcontext
 
     from siammae.cli.endings import TRACEBACK, Stops, end, open_closed_streams
+    from siammae.cli.memory import keep_freed_memory
 except KeyboardInterrupt:  # whoever stops the command so early wants no traceback
     raise SystemExit(130) from None
 
 # Commands of one process, in which a frame may be one long computation; others save what they have on Ctrl-C.
 _COMPUTING = ("demo", "propagate", "track", "extract", "reconstruct", "attend")
+_CALCULATING = (*_COMPUTING, "evaluate", "sweep", "pretrain")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = args.command
             # PyTorch warns about missing drivers and the like; a user of the command can do nothing about them.
             warnings.filterwarnings("ignore")
+            if argv is None and command in _CALCULATING:  # the process is ours
+                keep_freed_memory()
             return _run(args)
         except BaseException as error:
             return end(error, command, stops.received)
