@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from siammae.network.changes import Reference
 from siammae.network.cpu_layers import CpuAttention, attends_to_pairs, is_watched
 from siammae.network.kept_tokens import KeptTokens
-from siammae.network.wide_block import WideBlock, normed
+from siammae.network.wide_block import WideBlock, normed, widened
 
 Region = tuple[int, int, int, int]  # top, left, bottom, right in patches; the last two are not part of it
 _WHOLE = 0.6  # share of stale patches from which computing all costs little more
@@ -208,7 +208,7 @@ class TokenStream:
         rows = stale.flatten().nonzero().flatten().to(device)  # on the frame's grid
         some = stale[top:bottom, left:right].flatten().nonzero().flatten().to(device)  # on the region's
         keys = self._keys(kept, device)
-        x = torch.cat([tokens[:prefix], tokens[prefix + some]]).float()
+        x = widened(torch.cat([tokens[:prefix], tokens[prefix + some]]))
         for index, block in enumerate(blocks):
             x = _run(block, x, kept, index, rows, keys)
         kept.put_features(rows, trunk.finish(x[prefix:]))
