@@ -2,8 +2,8 @@
 
 A network in bfloat16 multiplies in bfloat16, and so does this one. Were its tokens kept in bfloat16 too, each of a
 block's two sums would round them to 8 bits, which doubles the error of the features (siammae-ti8: 1 - cosine to those
-in float32 0.00006, so 0.00003) for no time at all. Norms read the float32 tokens and give their layer what it takes. On GPUs, where more and wider
-operations cost launches and memory and nothing was measured, it is timm's block.
+in float32 0.00006, so 0.00003) and saves no time. Norms read the float32 tokens and give their layer what it takes. On
+GPUs, where more and wider operations cost launches and memory and nothing was measured, it is timm's block.
 """
 
 from __future__ import annotations
