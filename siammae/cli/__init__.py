@@ -10,13 +10,13 @@ try:
     from contextlib import nullcontext
 
     from siammae.cli.endings import TRACEBACK, Stops, end, open_closed_streams
-    from siammae.cli.memory import keep_freed_memory
+    from siammae.cli.own_process import keep_freed_memory, without_compiler
 except KeyboardInterrupt:  # whoever stops the command so early wants no traceback
     raise SystemExit(130) from None
 
 # Commands of one process, in which a frame may be one long computation; others save what they have on Ctrl-C.
 _COMPUTING = ("demo", "propagate", "track", "extract", "reconstruct", "attend")
-_CALCULATING = (*_COMPUTING, "evaluate", "sweep", "pretrain")
+_MEASURING = ("evaluate", "sweep")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,17 +38,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = args.command
             # PyTorch warns about missing drivers and the like; a user of the command can do nothing about them.
             warnings.filterwarnings("ignore")
-            if argv is None and command in _CALCULATING:  # the process is ours
-                keep_freed_memory()
-            return _run(args)
+            return _run(args, own=argv is None)
         except BaseException as error:
             return end(error, command, stops.received)
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace, *, own: bool) -> int:
+    """Run a command; ``own`` tells whether the process is its own."""
     from siammae.cli.interrupting import interruptible
 
-    with interruptible() if args.command in _COMPUTING else nullcontext():
+    if own and args.command in (*_COMPUTING, *_MEASURING, "pretrain"):
+        keep_freed_memory()
+    with (
+        interruptible() if args.command in _COMPUTING else nullcontext(),
+        without_compiler() if own and args.command in (*_COMPUTING, *_MEASURING) else nullcontext(),
+    ):
         code = int(args.run(args))
     sys.stdout.flush()  # a closed pipe or a full disk shows here, not when Python ends
     return code

@@ -18,6 +18,7 @@ from siammae.cli.options import (
     add_reader_option,
     say,
 )
+from siammae.cli.own_process import without_compiler
 from siammae.errors import printable
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         from siammae.annotate.serving import bind, serving
     except ImportError as error:
         raise ImportError(_MISSING) from error
-    from siammae.annotate.memory import give_memory_back, trim, without_compiler
+    from siammae.annotate.memory import give_memory_back, trim
     from siammae.annotate.opening import hold_project
     from siammae.annotate.pictures import BEHIND
     from siammae.annotate.project import Project
