@@ -39,7 +39,9 @@ _NOT_NEGATIVE = (
     "base_lr",
     "still_gap",
     "still_copy_paste",
+    "still_blur",
     "match_weight",
+    "match_motion",
 )
 
 
@@ -71,12 +73,16 @@ class PretrainConfig(Settings):
             matching loss then learns from real motion, and leaves out what the flow cannot follow for sure.
         still_copy_paste: up to this many pieces of the picture are pasted into both crops of a still pair, each at
             a place of its own in either, so that not all moves with the scene.
+        still_blur: each crop of a still pair is smeared, one time in two, along a line of up to so many of its
+            pixels, as fast movement does.
         still_rotation: the future crop of a still pair is turned by up to this many degrees either way.
         color_jitter: strength in [0, 1) of random changes of brightness, contrast and colour, drawn for each of the
             two frames of a pair of its own.
         match_weight: weight of the matching loss on still pairs, where it is known which patch shows what (see
             ``siammae.network.loss.matching_loss``). 0 = the paper's loss alone.
         match_temperature: of the matching loss.
+        match_motion: a patch that moves on its own, against the dominant motion of its frame (``still_flow``) or as a
+            pasted piece (``still_copy_paste``), counts ``1 + match_motion`` patches in the matching loss.
         init: weights to begin with, as for ``SiamMAE.from_pretrained``; their network must be ``model``'s. None =
             random weights.
         crop_size: pixels on a side of a crop when it enters the network, a multiple of the patch size; None =
@@ -155,10 +161,12 @@ class PretrainConfig(Settings):
     still_gap: int = 0
     still_flow: bool = False
     still_copy_paste: int = 0
+    still_blur: float = 0.0
     still_rotation: float = 0.0
     color_jitter: float = 0.0
     match_weight: float = 0.0
     match_temperature: float = 0.1
+    match_motion: float = 0.0
     init: str | None = None
     crop_size: int | None = None
     position_step: tuple[float, float] | None = None

@@ -9,7 +9,7 @@ or torchcodec), ``containers`` (what a video file's own bytes say), ``flow`` (ho
 
 from siammae.frames.ahead import read_ahead
 from siammae.frames.files import PathLike, VideoEndError
-from siammae.frames.flow import find_flow
+from siammae.frames.flow import find_flow, residual_motion
 from siammae.frames.images import IMAGE_SUFFIXES, PICTURE_SUFFIXES, decode_image, open_image, open_page
 from siammae.frames.pasting import cut_piece, paste_piece
 from siammae.frames.readers import Backend, FrameReader, open_reader, require_reader
@@ -40,6 +40,7 @@ __all__ = [
     "read_ahead",
     "read_frames",
     "require_reader",
+    "residual_motion",
     "resize_frame",
     "shrink_frame",
     "to_rgb",

@@ -1,4 +1,4 @@
-"""Where every pixel of a frame was in another one, by optical flow."""
+"""Where every pixel of a frame was in another one, by optical flow, and what of it moves on its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ _PART, _PIXELS = 0.1, 0.5
 # What is covered or too fast can get a wrong flow both ways, mostly none at all: its looks differ by more grey levels.
 _LEVELS, _AREA = 16, (5, 5)
 _LEAST_SIDE = 16  # OpenCV's flow fails below
+_EVERY, _NEAR = 6, 1.0  # the dominant motion is fitted to every so many pixels; these lie so near it, in pixels
+_LEAST_POINTS = 12  # of which it can be fitted
 
 
 def find_flow(past: NDArray[np.uint8], future: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -45,3 +47,31 @@ def find_flow(past: NDArray[np.uint8], future: NDArray[np.uint8]) -> NDArray[np.
     differ = cv2.blur(cv2.absdiff(remap(old, place, None, cv2.INTER_LINEAR), new), _AREA)
     agree = (away <= _PIXELS + _PART * np.linalg.norm(backwards, axis=2)) & (differ <= _LEVELS)
     return np.where(agree[..., None], backwards, np.float32(np.nan))
+
+
+def residual_motion(flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Measure how far each pixel moved against the dominant motion of the frame, such as the camera's.
+
+    Args:
+        flow: of :func:`find_flow`, ``(H, W, 2)``, pixels; NaN where it is not known.
+
+    Returns:
+        ``(H, W)`` float32, pixels: the distance of each pixel's flow from the affine motion that most pixels share;
+        NaN where the flow is. Where too little is known to fit one, nothing counts as dominant motion.
+
+    Source:
+        OpenCV's estimateAffine2D by RANSAC, the random numbers of which always begin the same.
+    """
+    import cv2
+
+    y, x = np.indices(flow.shape[:2], dtype=np.float32)
+    places = np.stack([x, y], axis=2)
+    some = flow[::_EVERY, ::_EVERY].reshape(-1, 2)
+    known = np.isfinite(some).all(axis=1)
+    fitted = None
+    if known.sum() >= _LEAST_POINTS:
+        start = places[::_EVERY, ::_EVERY].reshape(-1, 2)[known]
+        fitted, _ = cv2.estimateAffine2D(start, start + some[known], ransacReprojThreshold=_NEAR)
+    dominant = np.zeros_like(flow) if fitted is None else places @ fitted[:, :2].T + fitted[:, 2] - places
+    distance: NDArray[np.float32] = np.linalg.norm(flow - dominant, axis=2).astype(np.float32)
+    return distance

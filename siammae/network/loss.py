@@ -60,7 +60,14 @@ def masked_patch_loss(prediction: Tensor, target: Tensor, hidden: Tensor, *, nor
     return _kernels.masked_patch_loss(prediction, target, hidden, norm_pix=norm_pix)
 
 
-def matching_loss(past: Tensor, future: Tensor, places: Tensor, *, temperature: float = 0.1) -> Tensor:
+def matching_loss(
+    past: Tensor,
+    future: Tensor,
+    places: Tensor,
+    *,
+    temperature: float = 0.1,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Cross-entropy of finding every future patch among the past ones by the cosine of their features.
 
     The right answer is known where both frames are crops of one picture: it lies between four past patches, which
@@ -72,22 +79,33 @@ def matching_loss(past: Tensor, future: Tensor, places: Tensor, *, temperature: 
         places: ``(B, h*w, 2)`` x, y of each future patch's centre in past patches, where patch ``i`` has its centre at
             ``i``; outside the grid or NaN = not visible there.
         temperature: divisor of the cosine, > 0.
+        weights: what each future patch counts, ``(B, h*w)`` float, >= 0; None = all alike.
 
     Returns:
-        The mean over all visible patches, a float32 scalar; 0 where none is visible.
+        The weighted mean over all visible patches, a float32 scalar; 0 where none is visible.
     """
     if not len(past):
         return past.float().sum() + future.float().sum()  # 0, and still a function of both
     side = math.isqrt(past.shape[1])
     past, future = F.normalize(past.float(), dim=-1), F.normalize(future.float(), dim=-1)
     group = max(1, _GROUP_PATCHES // past.shape[1])
-    parts = zip(*(torch.split(part, group) for part in (past, future, places)), strict=True)
-    sums = torch.stack([_matching_sum(p, f, where, side, temperature) for p, f, where in parts]).sum(dim=0)
+    weights = past.new_ones(past.shape[:2]) if weights is None else weights.to(past)
+    parts = zip(*(torch.split(part, group) for part in (past, future, places, weights)), strict=True)
+    sums = torch.stack([_matching_sum(p, f, where, counts, side, temperature) for p, f, where, counts in parts]).sum(
+        dim=0
+    )
     return sums[0] / sums[1].clamp_min(1)
 
 
-def _matching_sum(past: Tensor, future: Tensor, places: Tensor, side: int, temperature: float) -> Tensor:
-    """Return the summed cross-entropy and the number of visible patches, ``(2,)``."""
+def _matching_sum(
+    past: Tensor,
+    future: Tensor,
+    places: Tensor,
+    weights: Tensor,
+    side: int,
+    temperature: float,
+) -> Tensor:
+    """Return the weighted sums of the cross-entropy and of the visible patches, ``(2,)``."""
     batch, patches = past.shape[:2]
     visible = ((places >= -0.5) & (places <= side - 0.5)).all(dim=-1).reshape(-1)  # False for NaN
     logits = future.flatten(0, 1) @ past.flatten(0, 1).T / temperature
@@ -100,5 +118,6 @@ def _matching_sum(past: Tensor, future: Tensor, places: Tensor, side: int, tempe
     for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)) if side > 1 else ((0, 0),):
         weight = (share[..., 1] if dy else 1 - share[..., 1]) * (share[..., 0] if dx else 1 - share[..., 0])
         right = right + weight.reshape(-1) * logits.gather(1, (first + dy * side + dx).reshape(-1, 1))[:, 0]
+    counts = weights.reshape(-1).to(logits.dtype) * visible
     errors = (logits.logsumexp(dim=1) - right).masked_fill(~visible, 0.0)
-    return torch.stack([errors.sum(), visible.sum().to(errors.dtype)])
+    return torch.stack([(errors * counts).sum(), counts.sum()])

@@ -86,6 +86,7 @@ class PretrainingModel(nn.Module):
         past_mask: str = "none",
         places: Tensor | None = None,
         match_temperature: float = 0.1,
+        match_weights: Tensor | None = None,
         placing: Tensor | None = None,
     ) -> PretrainOutput:
         """Predict the hidden patches of ``future`` from ``past``.
@@ -107,6 +108,7 @@ class PretrainingModel(nn.Module):
             places: where each future patch lies in the past frame, ``(B, h*w, 2)``, as
                 ``siammae.network.loss.matching_loss`` takes it; NaN where it is not known. None = no matching loss.
             match_temperature: of the matching loss.
+            match_weights: what each future patch counts in it, ``(B, h*w)``; None = all alike.
             placing: where each frame lies in the grid of positions, ``(B, 2, 2, 2)``: past and future, x and y, place
                 of the first patch and step to the next; for the encoder only. None = each fills the grid.
 
@@ -147,20 +149,23 @@ class PretrainingModel(nn.Module):
         loss = masked_patch_loss(prediction, target, mask, norm_pix=self.config.norm_pix_loss)
         matching = None
         if places is not None:
-            matching = self._match(past_latent, future_tokens, places, grid, match_temperature)
+            self._check_places(places, len(past), grid)
+            known = places.isfinite().flatten(1).any(dim=1)  # (B,)
+            matching = matching_loss(
+                past_latent[known, 1:],
+                self.encoder(future_tokens[known])[:, 1:],
+                places[known],
+                temperature=match_temperature,
+                weights=None if match_weights is None else match_weights[known],
+            )
         return PretrainOutput(loss, prediction, mask, matching, None if seen is None else hidden_mask(seen, patches))
 
-    def _match(
-        self, past_latent: Tensor, future_tokens: Tensor, places: Tensor, grid: tuple[int, int], temperature: float
-    ) -> Tensor:
-        if self.frame_embed is not None or grid[0] != grid[1] or places.shape != (len(past_latent), grid[0] ** 2, 2):
+    def _check_places(self, places: Tensor, batch: int, grid: tuple[int, int]) -> None:
+        if self.frame_embed is not None or grid[0] != grid[1] or places.shape != (batch, grid[0] ** 2, 2):
             raise ValueError(
                 f"places are {tuple(places.shape)} for a grid of {grid} and a {self.config.encoder} encoder: they must "
                 "be (B, h*w, 2), the frames square and the encoder siamese."
             )
-        known = places.isfinite().flatten(1).any(dim=1)  # (B,)
-        future_latent = self.encoder(future_tokens[known])
-        return matching_loss(past_latent[known, 1:], future_latent[:, 1:], places[known], temperature=temperature)
 
     def _check_placing(self, placing: Tensor | None, batch: int) -> tuple[Tensor | None, Tensor | None]:
         if placing is None:

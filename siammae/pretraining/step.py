@@ -56,7 +56,7 @@ def train_step(
     with _dropout(learner.model, (config.seed, step, processes.rank)):
         for start in range(0, count, size):
             part = slice(start, start + size)
-            some = Pairs(pairs.frames[part], pairs.places[part])
+            some = Pairs(pairs.frames[part], pairs.places[part], pairs.moves[part])
             with learner.exchanging(start + size >= count):
                 losses.append(_learn(learner, some, noise[part], None if placing is None else placing[part], config))
     learner.scaler.unscale_(learner.optimizer)
@@ -91,7 +91,9 @@ def _learn(
 ) -> dict[str, Tensor]:
     """Add the gradients of some pairs, which count by their share of the process's part."""
     seen, hidden = pairs.frames.unbind(1) if config.predict == "future" else pairs.frames.flip(1).unbind(1)
-    with _autocast(config, pairs.frames.device):
+    device = pairs.frames.device
+    weights = 1 + config.match_motion * pairs.moves if config.match_motion else None
+    with _autocast(config, device):
         output = learner.network(
             seen,
             hidden,
@@ -100,7 +102,8 @@ def _learn(
             noise=noise,
             places=pairs.places if config.match_weight else None,
             match_temperature=config.match_temperature,
-            placing=None if placing is None else placing.to(pairs.frames.device),
+            match_weights=weights,
+            placing=None if placing is None else placing.to(device),
         )
     losses = {"loss": output.loss}
     total = output.loss

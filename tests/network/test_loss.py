@@ -107,6 +107,19 @@ def test_matching_loss_in_groups_tells_patches_apart_within_each(monkeypatch):
     assert matching_loss(past, future, places).item() == pytest.approx(wanted, rel=1e-5)
 
 
+def test_matching_loss_counts_patches_by_their_weights():
+    past, future, places = noise(3, 4, 6, seed=1), noise(3, 4, 6, seed=2), noise(3, 4, 2, seed=3)
+    places[1, 2] = torch.nan
+    only = [
+        torch.zeros(3, 4).index_put_((torch.tensor(b), torch.tensor(n)), torch.tensor(1.0)) for b, n in ((0, 1), (2, 3))
+    ]
+    parts = [matching_loss(past, future, places, weights=one).item() for one in only]
+    both = matching_loss(past, future, places, weights=only[0] + 3 * only[1])
+    assert both.item() == pytest.approx((parts[0] + 3 * parts[1]) / 4, rel=1e-5)
+    twice = matching_loss(past, future, places, weights=torch.full((3, 4), 2.0))
+    assert twice.item() == pytest.approx(matching_loss(past, future, places).item(), rel=1e-6)
+
+
 def test_matching_loss_is_small_where_right_patches_are_alike_and_zero_where_none_is_visible():
     features = torch.eye(8).reshape(2, 4, 8)
     right = torch.tensor([[0.0, 0], [1, 0], [0, 1], [1, 1]]).expand(2, -1, -1)

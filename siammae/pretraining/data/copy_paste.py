@@ -30,7 +30,7 @@ def copy_paste(
     *,
     most: int,
     degrees: float,
-) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32]]:
+) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32], NDArray[np.bool_]]:
     """Paste pieces of a frame into both crops of a still pair, each at a place of its own in either.
 
     Args:
@@ -43,12 +43,14 @@ def copy_paste(
 
     Returns:
         Both crops and the places anew: a future patch that shows a piece knows where that is in the past crop; NaN
-        where a patch shows a piece's edge, or a piece covers what it showed before.
+        where a patch shows a piece's edge, or a piece covers what it showed before. And which future patches show a
+        piece, ``(h*w,)`` bool.
     """
     past, future = crops
     grid = math.isqrt(len(places))
     patch = len(past) // grid
     centres = np.stack(np.meshgrid(*2 * [np.arange(grid)]), axis=-1).reshape(-1, 2) * patch + (patch - 1) / 2  # pixels
+    pasted = np.zeros(len(places), bool)
     for _ in range(int(rng.integers(0, most, endpoint=True))):
         side = max(_LEAST, round(len(past) * _log_uniform(rng, _SIDE)))
         piece, mask = cut_piece(frame, _square(frame, rng), side, _outline(side, rng))
@@ -63,7 +65,8 @@ def copy_paste(
         places = np.where(((covered > _GONE) | (_shares(hidden, patch)[row, column] > _GONE))[:, None], np.nan, places)
         spots = _apply(to_past, _apply(_inverse(to_future), centres))
         places = np.where((covered > _SHOWN)[:, None], (spots - (patch - 1) / 2) / patch, places).astype(np.float32)
-    return [past, future], places
+        pasted = (pasted & (covered <= _GONE)) | (covered > _SHOWN)
+    return [past, future], places, pasted
 
 
 def _log_uniform(rng: np.random.Generator, limits: tuple[float, float]) -> float:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from siammae.clips.clip import Skipped
 from siammae.config import PretrainConfig
-from siammae.frames import find_flow, resize_frame, turned_crop
+from siammae.frames import find_flow, residual_motion, resize_frame, turned_crop
 from siammae.pretraining.data.copy_paste import copy_paste
 
 Box = tuple[int, int, int, int]  # top, left, height, width
+_OWN = 1.5  # pixels against the dominant motion from which something moves on its own: flow errs by less
 
 
 class Pairs(NamedTuple):
@@ -25,17 +26,20 @@ class Pairs(NamedTuple):
     Attributes:
         frames: ``(B, 2, 3, S, S)`` uint8 RGB; index 0 of the second axis is the past frame.
         places: ``(B, h*w, 2)`` float32: x, y of each future patch in past patches; NaN = not known.
+        moves: ``(B, h*w)`` bool: whether each future patch moves on its own, against the frame's dominant motion or as
+            a pasted piece.
         skipped: the clips that could not be read and had others take their turn.
     """
 
     frames: Tensor
     places: Tensor
+    moves: Tensor
     skipped: Sequence[Skipped] = ()
 
     def to(self, device: torch.device) -> Self:
         """Bring the tensors to a device."""
-        frames, places = (tensor.to(device, non_blocking=True) for tensor in (self.frames, self.places))
-        return self._replace(frames=frames, places=places)
+        frames, places, moves = (part.to(device, non_blocking=True) for part in (self.frames, self.places, self.moves))
+        return self._replace(frames=frames, places=places, moves=moves)
 
 
 def collate(parts: Sequence[Pairs]) -> Pairs:
@@ -43,8 +47,9 @@ def collate(parts: Sequence[Pairs]) -> Pairs:
     # NumPy copies in one thread: torch.cat of two pairs took 5 ms in two threads instead of 0.03 (AMD EPYC, 2 cores).
     frames = np.concatenate([part.frames.numpy() for part in parts])
     places = np.concatenate([part.places.numpy() for part in parts])
+    moves = np.concatenate([part.moves.numpy() for part in parts])
     skipped = tuple(one for part in parts for one in part.skipped)
-    return Pairs(torch.from_numpy(frames), torch.from_numpy(places), skipped)
+    return Pairs(torch.from_numpy(frames), torch.from_numpy(places), torch.from_numpy(moves), skipped)
 
 
 def draw_crop(
@@ -87,8 +92,9 @@ def crop_pair(
         One pair.
     """
     box = inner = draw_crop(rng, (past.shape[0], past.shape[1]), config.crop_scale, config.crop_ratio)
-    degrees = 0.0
+    degrees, motion = 0.0, _Motion()
     if still:
+        motion = _motion(past, future, config)
         top, left, height, width = draw_crop(rng, box[2:], config.still_scale, config.crop_ratio)
         inner = (box[0] + top, box[1] + left, height, width)
         degrees = rng.uniform(-config.still_rotation, config.still_rotation) if config.still_rotation else 0.0
@@ -96,17 +102,36 @@ def crop_pair(
     side = config.crop_side
     grid = side // config.model.patch_size
     crops = [_crop(past, box, side, flip=flip), _crop(future, inner, side, flip=flip, degrees=degrees)]
-    places = np.full((grid**2, 2), np.nan, np.float32)
+    places, moves = np.full((grid**2, 2), np.nan, np.float32), np.zeros(grid**2, bool)
     if still:
-        moved = find_flow(past, future) if config.still_flow and past is not future else None
-        places = _places(box, inner, degrees, grid, flip=flip, moved=moved)
+        places, moves = _places(box, inner, degrees, grid, flip=flip, motion=motion)
         if most := config.still_copy_paste:
             pair = crops[0], crops[1]
-            crops, places = copy_paste(pair, places, past, rng, most=most, degrees=config.still_rotation)
+            crops, places, pasted = copy_paste(pair, places, past, rng, most=most, degrees=config.still_rotation)
+            moves |= pasted
+    if still and config.still_blur:
+        crops = [_blurred(crop, config.still_blur, rng) for crop in crops]
     if config.color_jitter:
         crops = [_jitter(crop, config.color_jitter, rng) for crop in crops]
     frames = np.stack(crops).transpose(0, 3, 1, 2)[None]  # (1, 2, 3, S, S)
-    return Pairs(torch.from_numpy(np.ascontiguousarray(frames)), torch.from_numpy(places)[None])
+    known = torch.from_numpy(places)[None], torch.from_numpy(moves)[None]
+    return Pairs(torch.from_numpy(np.ascontiguousarray(frames)), *known)
+
+
+class _Motion(NamedTuple):
+    """What moved from the past frame to the future one; None = nothing did, or nobody asks."""
+
+    flow: NDArray[np.float32] | None = None  # (H, W, 2), from the future frame's pixels to the past frame's
+    own: NDArray[np.bool_] | None = None  # (H, W): what moves against the frame's dominant motion
+
+
+def _motion(past: NDArray[np.uint8], future: NDArray[np.uint8], config: PretrainConfig) -> _Motion:
+    if not config.still_flow or past is future:
+        return _Motion()
+    flow = find_flow(past, future)
+    if not config.match_motion:
+        return _Motion(flow)
+    return _Motion(flow, residual_motion(flow) > _OWN)  # no comparison holds for NaN
 
 
 def _crop(frame: NDArray[np.uint8], box: Box, side: int, *, flip: bool, degrees: float = 0.0) -> NDArray[np.uint8]:
@@ -117,6 +142,22 @@ def _crop(frame: NDArray[np.uint8], box: Box, side: int, *, flip: bool, degrees:
         cut = np.ascontiguousarray(frame[top : top + height, left : left + width])
         crop = resize_frame(cut, (side, side), interpolation="area")
     return crop[:, ::-1] if flip else crop  # (S, S, 3)
+
+
+def _blurred(crop: NDArray[np.uint8], most: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Smear one crop of two as fast movement does: its mean along a line of random direction and length."""
+    length, angle, spared = rng.uniform(0, most), rng.uniform(0, math.pi), rng.random() < 0.5
+    if spared or length < 1:
+        return crop
+    count = math.ceil(length) + 1
+    along = np.linspace(-length / 2, length / 2, count)
+    shifts = np.stack([along * math.sin(angle), along * math.cos(angle)], axis=1).round().astype(int)
+    border = int(np.abs(shifts).max())
+    padded = np.pad(crop, ((border, border), (border, border), (0, 0)), mode="edge").astype(np.uint16)
+    side = len(crop)
+    views = [padded[border + y : border + y + side, border + x : border + x + side] for y, x in shifts]
+    total: NDArray[np.uint16] = np.sum(views, axis=0, dtype=np.uint16)
+    return ((total + count // 2) // count).astype(np.uint8)
 
 
 def _jitter(crop: NDArray[np.uint8], strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -131,11 +172,11 @@ def _jitter(crop: NDArray[np.uint8], strength: float, rng: np.random.Generator) 
 
 
 def _places(
-    past: Box, future: Box, degrees: float, grid: int, *, flip: bool, moved: NDArray[np.float32] | None
-) -> NDArray[np.float32]:
+    past: Box, future: Box, degrees: float, grid: int, *, flip: bool, motion: _Motion
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return x, y of every future patch's centre in past patches, ``(grid*grid, 2)``, where patch i's centre is i.
 
-    ``moved`` ``(H, W, 2)`` leads from the future frame's pixels to the past frame's; None = nothing moved.
+    And whether what it shows moves on its own.
     """
     steps = (np.arange(grid) + 0.5) / grid - 0.5
     x, y = (axis.ravel() for axis in np.meshgrid(-steps if flip else steps, steps))
@@ -143,8 +184,10 @@ def _places(
     turn = math.radians(degrees)
     x, y = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
     x, y = future[1] + future[3] / 2 + x, future[0] + future[2] / 2 + y  # pixels of the frame, edges at whole numbers
-    if moved is not None:
-        row, column = (axis.astype(int).clip(0, n - 1) for axis, n in zip((y, x), moved.shape[:2], strict=True))
-        x, y = x + moved[row, column, 0], y + moved[row, column, 1]
+    moves = np.zeros(grid**2, bool)
+    if motion.flow is not None:
+        row, column = (axis.astype(int).clip(0, n - 1) for axis, n in zip((y, x), motion.flow.shape[:2], strict=True))
+        x, y = x + motion.flow[row, column, 0], y + motion.flow[row, column, 1]
+        moves = moves if motion.own is None else motion.own[row, column]
     x, y = (x - past[1]) / past[3], (y - past[0]) / past[2]  # 0 to 1 across the past crop
-    return (np.stack([1 - x if flip else x, y], axis=1) * grid - 0.5).astype(np.float32)
+    return (np.stack([1 - x if flip else x, y], axis=1) * grid - 0.5).astype(np.float32), moves

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from siammae.frames import resize_frame
+from siammae.pretraining.data import crops
 from siammae.pretraining.data.crops import Pairs, collate, crop_pair, draw_crop
 from tests.helpers import tiny_config
 from tests.pretraining.runs import run_config
@@ -85,9 +86,13 @@ def test_color_jitter_changes_each_frame_of_its_own_and_leaves_the_places():
 
 
 def test_collate_joins_pairs():
-    parts = [Pairs(torch.full((n, 2, 3, 4, 4), n, dtype=torch.uint8), torch.zeros(n, 1, 2)) for n in (1, 2)]
+    parts = [
+        Pairs(torch.full((n, 2, 3, 4, 4), n, dtype=torch.uint8), torch.zeros(n, 1, 2), torch.full((n, 1), n > 1))
+        for n in (1, 2)
+    ]
     joined = collate(parts)
     assert (joined.frames.shape, joined.places.shape) == ((3, 2, 3, 4, 4), (3, 1, 2))
+    assert joined.moves.tolist() == [[False], [True], [True]]
     assert joined.frames[:, 0, 0, 0, 0].tolist() == [1, 2, 2]
 
 
@@ -134,6 +139,77 @@ def test_places_of_pieces_that_move_on_their_own_point_to_them_too():
     assert unknown > 200  # edges, and what is covered in one of the two
     assert np.quantile(off, 0.95) < 12  # of 160; a fifth of a patch may be a piece's
     assert np.mean(off) < 2
+
+
+def moving_part():
+    """Two frames of a still ground on which a square moves 6 pixels right, and where that is in the second one."""
+    texture = np.random.default_rng(0).integers(0, 256, (2, 15, 20, 3), dtype=np.uint8)
+    ground, cover = (resize_frame(one, (120, 160), interpolation="bicubic") for one in texture)
+    past, future, moves = ground.copy(), ground.copy(), np.zeros((120, 160), bool)
+    past[30:80, 40:90], future[30:80, 46:96], moves[30:80, 46:96] = cover[:50, :50], cover[:50, :50], True
+    return past, future, moves
+
+
+def moving_pair(seed, **fields):
+    past, future, _ = moving_part()
+    defaults = {"model": tiny_config(image_size=64, patch_size=8), "crop_scale": (0.3, 0.6), "still_flow": True}
+    return crop_pair(past, future, run_config(**{**defaults, **fields}), np.random.default_rng(seed), still=True)
+
+
+def test_moves_are_the_patches_that_move_against_the_rest():
+    past, _, moves = moving_part()
+    config = {"model": tiny_config(image_size=64, patch_size=8), "crop_scale": (0.3, 0.6)}
+    shown = np.repeat(255 * moves[..., None], 3, axis=2).astype(np.uint8)
+    found, known = [], []
+    for seed in range(20):
+        pair = moving_pair(seed, match_motion=1.0)
+        where = crop_pair(past, shown, run_config(**config), np.random.default_rng(seed), still=True)
+        share = centres(where.frames[0, 1], 8)[..., 0].ravel() / 255
+        sure = pair.places[0].isfinite().all(dim=1).numpy() & ((share < 0.01) | (share > 0.99))
+        found.append(pair.moves[0].numpy()[sure])
+        known.append(share[sure] > 0.5)
+    found, known = np.concatenate(found), np.concatenate(known)
+    assert known.sum() > 100
+    assert (found == known).mean() > 0.97
+    assert not any(moving_pair(seed).moves.any() for seed in range(5))  # nobody asked
+
+
+def test_pasted_pieces_move_on_their_own():
+    frame = position_frame()
+    fields = {"model": tiny_config(image_size=64, patch_size=8), "crop_scale": (0.3, 0.8)}
+    count = 0
+    for seed in range(20):
+        pair, plain = (
+            crop_pair(frame, frame, run_config(still_copy_paste=n, **fields), np.random.default_rng(seed), still=True)
+            for n in (3, 0)
+        )
+        away = (pair.places[0] - plain.places[0]).abs().amax(dim=1)
+        assert (away[pair.moves[0]] > 1e-4).all()  # each has a place of its own
+        assert not (away[~pair.moves[0]] > 1e-4).any()
+        count += int(pair.moves.sum())
+    assert count > 30
+
+
+def test_blur_smears_one_crop_of_two_along_a_line_and_keeps_its_mean():
+    rng = np.random.default_rng(1)
+    frame = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    fields = {"model": tiny_config(image_size=64, patch_size=8), "crop_scale": (0.3, 0.6)}
+    smeared = 0
+    for seed in range(40):
+        sharp, blurred = (
+            crop_pair(frame, frame, run_config(still_blur=b, **fields), np.random.default_rng(seed), still=True)
+            for b in (0.0, 6.0)
+        )
+        assert torch.equal(sharp.places.nan_to_num(-9), blurred.places.nan_to_num(-9))
+        for one, other in zip(sharp.frames[0].float(), blurred.frames[0].float(), strict=True):
+            if torch.equal(one, other):
+                continue
+            smeared += 1
+            assert other.std() < one.std()
+            assert other.mean() == pytest.approx(one.mean().item(), abs=2)
+    assert 20 < smeared < 60
+    flat = np.full((32, 32, 3), 77, np.uint8)
+    assert all(np.array_equal(crops._blurred(flat, 9.0, rng), flat) for _ in range(20))
 
 
 def test_no_pieces_move_in_pairs_of_two_moments():
