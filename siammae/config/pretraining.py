@@ -39,7 +39,6 @@ _NOT_NEGATIVE = (
     "base_lr",
     "still_gap",
     "still_copy_paste",
-    "still_blur",
     "match_weight",
     "match_motion",
 )
@@ -73,8 +72,6 @@ class PretrainConfig(Settings):
             matching loss then learns from real motion, and leaves out what the flow cannot follow for sure.
         still_copy_paste: up to this many pieces of the picture are pasted into both crops of a still pair, each at
             a place of its own in either, so that not all moves with the scene.
-        still_blur: each crop of a still pair is smeared, one time in two, along a line of up to so many of its
-            pixels, as fast movement does.
         still_rotation: the future crop of a still pair is turned by up to this many degrees either way.
         color_jitter: strength in [0, 1) of random changes of brightness, contrast and colour, drawn for each of the
             two frames of a pair of its own.
@@ -161,7 +158,6 @@ class PretrainConfig(Settings):
     still_gap: int = 0
     still_flow: bool = False
     still_copy_paste: int = 0
-    still_blur: float = 0.0
     still_rotation: float = 0.0
     color_jitter: float = 0.0
     match_weight: float = 0.0
@@ -281,8 +277,8 @@ class PretrainConfig(Settings):
                 - ``"cropmae-repo"``: SiamMAE as CropMAE's code trains it, on Kinetics-400;
                 - ``"cropmae"``: CropMAE itself, pairs of crops of one image, on ImageNet (Eymaël et al. 2024);
                 - ``"cropmae-k400"``: the same on single frames of Kinetics-400;
-                - ``"siammae-ti8-leg1"``, ``"siammae-ti8-leg2"``, ``"siammae-ti8-leg3"``: the bundled checkpoint's, on
-                  its 433 clips; the second and third take the model of the one before as ``init``.
+                - ``"siammae-ti8-leg1"`` to ``"siammae-ti8-leg5"``: the bundled checkpoint's, on its 433 clips; each
+                  but the first takes the model of the one before as ``init``.
 
                 All values in a table, how epochs are counted, what could not be taken over and what the sources leave
                 open stand in ``siammae/config/recipes.py``.

@@ -24,8 +24,8 @@ sampling, CropMAE's loop takes ``videos / batch`` steps an epoch. So the paper's
 repeated sampling of 2 are 1000 and 20 here. The paper's own text on this was not at hand; should it mean visits, take
 ``epochs=2000, warmup_epochs=40``. Its ablations have 400 epochs: ``epochs=200``.
 
-The bundled checkpoint was made by two processes in three legs, each of which begins with the weights of the one before
-(``init``): ``siammae-ti8-leg1``, ``-leg2``, ``-leg3``. Their epochs are those of its 433 clips.
+The bundled checkpoint was made in five legs, each of which begins with the weights of the one before (``init``):
+``siammae-ti8-leg1`` to ``-leg3`` by two processes, ``-leg4`` and ``-leg5`` by one. Their epochs are those of its clips.
 """
 
 from __future__ import annotations
@@ -121,6 +121,7 @@ _TI8_LEG2: dict[str, Any] = {
     "base_lr": 4.8e-3,
     "ema": 0.995,
 }
+_TI8_LEG4: dict[str, Any] = {**_TI8_LEG2, "still_share": 0.9, "epochs": 14, "warmup_epochs": 1}
 
 RECIPES: Mapping[str, dict[str, Any]] = {
     "siammae-k400": {**_SIAMMAE, "model": ModelConfig.vit("small", patch_size=16)},
@@ -139,4 +140,6 @@ RECIPES: Mapping[str, dict[str, Any]] = {
     "siammae-ti8-leg1": _TI8_LEG1,
     "siammae-ti8-leg2": _TI8_LEG2,
     "siammae-ti8-leg3": {**_TI8_LEG2, "still_copy_paste": 4, "seed": 1},
+    "siammae-ti8-leg4": {**_TI8_LEG4, "still_copy_paste": 10, "match_motion": 3.0, "seed": 2},
+    "siammae-ti8-leg5": {**_TI8_LEG4, "still_copy_paste": 14, "match_motion": 8.0, "seed": 3},
 }

@@ -86,7 +86,6 @@ REFUSED = [
     ("pretrain", {"flip": 1.1}, r"flip is 1\.1: it must be a probability"),
     ("pretrain", {"still_share": -0.1}, r"still_share is -0\.1: it must be between 0 and 1"),
     ("pretrain", {"still_gap": -1}, r"still_gap is -1: it must be at least 0"),
-    ("pretrain", {"still_blur": -1.0}, r"still_blur is -1.0: it must be at least 0"),
     ("pretrain", {"match_motion": -0.5}, r"match_motion is -0.5: it must be at least 0"),
     ("pretrain", {"still_copy_paste": -1}, r"still_copy_paste is -1: it must be at least 0"),
     ("pretrain", {"still_rotation": 181.0}, r"still_rotation is 181\.0: it must be 0 to 180 degrees"),

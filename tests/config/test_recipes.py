@@ -99,7 +99,7 @@ def test_preset_has_the_values_of_its_source(name):
 
 
 def test_every_preset_is_checked_here():
-    assert set(RECIPES) == {*PUBLISHED, "siammae-ti8-leg1", "siammae-ti8-leg2", "siammae-ti8-leg3"}
+    assert set(RECIPES) == {*PUBLISHED, *(f"siammae-ti8-leg{leg}" for leg in range(1, 6))}
 
 
 def test_presets_of_the_bundled_checkpoint_are_the_commands_in_its_card(monkeypatch):

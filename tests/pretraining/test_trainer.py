@@ -105,7 +105,7 @@ def test_pretrain_resumed_in_the_middle_equals_the_uninterrupted_run(whole, clip
         ({"decoder": "cropmae"}, {"precision": "fp16", "ema": 0.9, "clip_grad": 1.0}),
         ({}, {"accumulate": 2, "layer_decay": 0.7, "past_mask": "symmetric"}),
         ({}, {"crop_size": 24, "position_step": (0.3, 1.2), "still_gap": 3, "still_flow": True, "match_weight": 1.0}),
-        ({}, {"still_gap": 3, "still_flow": True, "match_weight": 1.0, "match_motion": 2.0, "still_blur": 4.0}),
+        ({}, {"still_gap": 3, "still_flow": True, "match_weight": 1.0, "match_motion": 2.0}),
     ],
     ids=str,
 )

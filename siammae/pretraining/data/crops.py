@@ -109,8 +109,6 @@ def crop_pair(
             pair = crops[0], crops[1]
             crops, places, pasted = copy_paste(pair, places, past, rng, most=most, degrees=config.still_rotation)
             moves |= pasted
-    if still and config.still_blur:
-        crops = [_blurred(crop, config.still_blur, rng) for crop in crops]
     if config.color_jitter:
         crops = [_jitter(crop, config.color_jitter, rng) for crop in crops]
     frames = np.stack(crops).transpose(0, 3, 1, 2)[None]  # (1, 2, 3, S, S)
@@ -142,22 +140,6 @@ def _crop(frame: NDArray[np.uint8], box: Box, side: int, *, flip: bool, degrees:
         cut = np.ascontiguousarray(frame[top : top + height, left : left + width])
         crop = resize_frame(cut, (side, side), interpolation="area")
     return crop[:, ::-1] if flip else crop  # (S, S, 3)
-
-
-def _blurred(crop: NDArray[np.uint8], most: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Smear one crop of two as fast movement does: its mean along a line of random direction and length."""
-    length, angle, spared = rng.uniform(0, most), rng.uniform(0, math.pi), rng.random() < 0.5
-    if spared or length < 1:
-        return crop
-    count = math.ceil(length) + 1
-    along = np.linspace(-length / 2, length / 2, count)
-    shifts = np.stack([along * math.sin(angle), along * math.cos(angle)], axis=1).round().astype(int)
-    border = int(np.abs(shifts).max())
-    padded = np.pad(crop, ((border, border), (border, border), (0, 0)), mode="edge").astype(np.uint16)
-    side = len(crop)
-    views = [padded[border + y : border + y + side, border + x : border + x + side] for y, x in shifts]
-    total: NDArray[np.uint16] = np.sum(views, axis=0, dtype=np.uint16)
-    return ((total + count // 2) // count).astype(np.uint8)
 
 
 def _jitter(crop: NDArray[np.uint8], strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:

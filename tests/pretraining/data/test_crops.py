@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from siammae.frames import resize_frame
-from siammae.pretraining.data import crops
 from siammae.pretraining.data.crops import Pairs, collate, crop_pair, draw_crop
 from tests.helpers import tiny_config
 from tests.pretraining.runs import run_config
@@ -188,28 +187,6 @@ def test_pasted_pieces_move_on_their_own():
         assert not (away[~pair.moves[0]] > 1e-4).any()
         count += int(pair.moves.sum())
     assert count > 30
-
-
-def test_blur_smears_one_crop_of_two_along_a_line_and_keeps_its_mean():
-    rng = np.random.default_rng(1)
-    frame = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
-    fields = {"model": tiny_config(image_size=64, patch_size=8), "crop_scale": (0.3, 0.6)}
-    smeared = 0
-    for seed in range(40):
-        sharp, blurred = (
-            crop_pair(frame, frame, run_config(still_blur=b, **fields), np.random.default_rng(seed), still=True)
-            for b in (0.0, 6.0)
-        )
-        assert torch.equal(sharp.places.nan_to_num(-9), blurred.places.nan_to_num(-9))
-        for one, other in zip(sharp.frames[0].float(), blurred.frames[0].float(), strict=True):
-            if torch.equal(one, other):
-                continue
-            smeared += 1
-            assert other.std() < one.std()
-            assert other.mean() == pytest.approx(one.mean().item(), abs=2)
-    assert 20 < smeared < 60
-    flat = np.full((32, 32, 3), 77, np.uint8)
-    assert all(np.array_equal(crops._blurred(flat, 9.0, rng), flat) for _ in range(20))
 
 
 def test_no_pieces_move_in_pairs_of_two_moments():
