@@ -106,16 +106,18 @@ def test_presets_of_the_bundled_checkpoint_are_the_commands_in_its_card(monkeypa
     made = []
     monkeypatch.setattr(pretraining, "pretrain", lambda config, **_: made.append(config) or "model")
     card = (BUNDLED / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"-m siammae pretrain (.*?)\n(?=\s*torchrun|\s*```)", card, re.DOTALL)
-    first, second, third = (command.replace("\\\n", " ") for command in commands)
+    commands = re.findall(r"-m siammae pretrain (.*?)\n(?=\s*torchrun|\s*python|\s*```)", card, re.DOTALL)
+    first, second, *later = (command.replace("\\\n", " ") for command in commands)
     second = second.replace("(the same but)", re.sub(r"CLIPS -o \w+", "", first))
-    third = third.replace("(the same as the second but)", re.sub(r"CLIPS -o \w+ --init \S+", "", second))
-    for number, command in enumerate((first, second, third), start=1):
+    same = re.sub(r"CLIPS -o \w+ --init \S+", "", second)
+    legs = [first, second, *(leg.replace("(the same as the second but)", same) for leg in later)]
+    for number, command in enumerate(legs, start=1):
         assert main(["pretrain", *command.split(), "--device", "cpu"]) == 0
         config = made.pop()
         preset = PretrainConfig.preset(f"siammae-ti8-leg{number}", videos="CLIPS", output_dir=config.output_dir)
         assert config == preset.replace(init=config.init)
-    assert third.count("--init") == 1
+        assert command.count("--init") == (number > 1)
+    assert len(legs) == 5
     model = SiamMAE.from_pretrained()
     assert model.config == config.model
 
