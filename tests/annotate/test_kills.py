@@ -12,6 +12,8 @@ from siammae.annotate.project import Project
 from tests.annotate.projects import draw, session
 
 KILLS = 10
+RUNS = """() => new MutationObserver(() => window.runs.push(document.body.dataset.run))
+    .observe(document.body, {attributes: true, attributeFilter: ["data-run"]})"""  # notes each state of following
 
 
 def open_files(folder):
@@ -75,9 +77,11 @@ def test_kills_while_a_person_draws_in_the_browser_lose_at_most_the_stroke_in_pr
     page.set_default_timeout(120_000)  # servers start while other tests run
     hands.press("n", "b", *["["] * 5)  # a second object, and a brush of two pixels
     hands.go(8)
+    page.evaluate(RUNS)  # twenty small frames may be followed before one could look
     for row in range(3, 3 + 4 * KILLS, 4):
+        page.evaluate("window.runs = []")
         hands.press("a")
-        page.wait_for_selector("body[data-run=following]")
+        page.wait_for_function("window.runs.includes('following')")
         hands.drag((10, row), (30, row))
         drawn.append(row)
         mouse.move(*hands.at(60, row))
