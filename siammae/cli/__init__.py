@@ -16,7 +16,7 @@ except KeyboardInterrupt:  # whoever stops the command so early wants no traceba
 
 # Commands of one process, in which a frame may be one long computation; others save what they have on Ctrl-C.
 _COMPUTING = ("demo", "propagate", "track", "extract", "reconstruct", "attend")
-_MEASURING = ("evaluate", "sweep")
+_MEASURING = ("evaluate", "sweep")  # as long, in several processes where asked for
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,11 +47,12 @@ def _run(args: argparse.Namespace, *, own: bool) -> int:
     """Run a command; ``own`` tells whether the process is its own."""
     from siammae.cli.interrupting import interruptible
 
-    if own and args.command in (*_COMPUTING, *_MEASURING, "pretrain"):
+    uncompiled = args.command in (*_COMPUTING, *_MEASURING)  # pretrain may compile its network
+    if own and (uncompiled or args.command == "pretrain"):
         keep_freed_memory()
     with (
         interruptible() if args.command in _COMPUTING else nullcontext(),
-        without_compiler() if own and args.command in (*_COMPUTING, *_MEASURING) else nullcontext(),
+        without_compiler() if own and uncompiled else nullcontext(),
     ):
         code = int(args.run(args))
     sys.stdout.flush()  # a closed pipe or a full disk shows here, not when Python ends

@@ -226,6 +226,9 @@ class PretrainConfig(Settings):
         check_range("match_temperature", self.match_temperature, TEMPERATURES)
         matching = self.match_weight == 0 or (self.still_share > 0 and self.model.encoder == "siamese")
         check(matching, "match_weight", self.match_weight, "0 without still pairs or with a joint encoder")
+        moving = self.match_motion <= 0 or (self.match_weight > 0 and (self.still_flow or self.still_copy_paste > 0))
+        allowed = "0 without match_weight, and without still_flow or still_copy_paste to know what moves"
+        check(moving, "match_motion", self.match_motion, allowed)
         check(self.clip_grad is None or self.clip_grad > 0, "clip_grad", self.clip_grad, "above 0, or None")
         for field in (*_NOT_NEGATIVE, "picture_every"):
             check(getattr(self, field) >= 0, field, getattr(self, field), "at least 0")

@@ -87,6 +87,12 @@ REFUSED = [
     ("pretrain", {"still_share": -0.1}, r"still_share is -0\.1: it must be between 0 and 1"),
     ("pretrain", {"still_gap": -1}, r"still_gap is -1: it must be at least 0"),
     ("pretrain", {"match_motion": -0.5}, r"match_motion is -0.5: it must be at least 0"),
+    ("pretrain", {"match_motion": 2.0, "still_flow": True}, r"match_motion is 2.0: it must be 0 without match_weight"),
+    (
+        "pretrain",
+        {"match_motion": 2.0, "match_weight": 1.0, "still_share": 1.0},
+        r"match_motion is 2.0: it must be 0 with",
+    ),
     ("pretrain", {"still_copy_paste": -1}, r"still_copy_paste is -1: it must be at least 0"),
     ("pretrain", {"still_rotation": 181.0}, r"still_rotation is 181\.0: it must be 0 to 180 degrees"),
     ("pretrain", {"color_jitter": 1.0}, r"color_jitter is 1\.0: it must be in \[0, 1\)"),

@@ -152,7 +152,10 @@ def moving_part():
 def moving_pair(seed, **fields):
     past, future, _ = moving_part()
     defaults = {"model": tiny_config(image_size=64, patch_size=8), "crop_scale": (0.3, 0.6), "still_flow": True}
-    return crop_pair(past, future, run_config(**{**defaults, **fields}), np.random.default_rng(seed), still=True)
+    matching = {"still_share": 1.0, "match_weight": 1.0}
+    return crop_pair(
+        past, future, run_config(**{**defaults, **matching, **fields}), np.random.default_rng(seed), still=True
+    )
 
 
 def test_moves_are_the_patches_that_move_against_the_rest():
