@@ -17,8 +17,8 @@ def keep_freed_memory() -> None:
     """Let the process use again what it frees, instead of asking the system for each large array.
 
     glibc gives every array of more than some hundred kilobytes back at once, and the system clears its pages anew for
-    the next one: a sixth of a propagation's time, and nearly a third of a training step's. For commands that end when
-    they are done: memory stays at the most it ever needed.
+    the next one: nearly a third of a training step's time, little of a propagation's. For commands that end when they
+    are done: memory stays at the most it ever needed.
     """
     with suppress(OSError, AttributeError):  # glibc only
         libc = ctypes.CDLL("libc.so.6")
